@@ -1,0 +1,1 @@
+"""Request Node: posts a task, hands out its keys, follows it to the trained model."""

@@ -1,0 +1,311 @@
+"""The task file: what a requester writes in TOML, read strictly.
+
+Promises: a file that loads describes a plan that can be posted. An unknown key is an error that names the nearest valid
+one; money is a decimal string, never a float; times are seconds or "90s", "30m", "2h", "1d"; a relative path means
+relative to the file. Imports neither torch nor web3, so `avenue task submit --help` stays quick.
+`learning_rate` and `momentum` stay exact decimals all the way to the integer program.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from datetime import datetime
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from protocol.errors import UsageError
+from protocol.types import Wei
+
+MAX_FILE_BYTES: Final = 64 * 1024
+WEI_PER_AVN: Final = 10**18
+MAX_WEI: Final = 2**96 - 1
+"""Amounts are uint96 on chain."""
+MAX_WINDOW_S: Final = 2**32 - 1
+MIN_WINDOW_S: Final = 5
+"""Below this an honest node could lose its collateral to one slow block."""
+MAX_SHARDS: Final = 256
+"""An admission names shards by the bits of one 256-bit word."""
+
+_SECONDS_PER: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_DURATION: Final = re.compile(r"(\d{1,9})([smhd])")
+
+_HINTS: Final = {
+    "U-33": "add it; examples/mnist.toml shows a whole file",
+    "U-35": "nodes work for pay: set a positive price",
+    "U-36": 'use a duration such as "30m", or a TOML date-time in the future',
+    "U-38": "paths are relative to the task file",
+}
+_CODE_OF: Final = {
+    "missing": "U-33",
+    "avenue_price": "U-35",
+    "avenue_deadline": "U-36",
+    "avenue_path": "U-38",
+}
+
+
+def _seconds(value: object) -> object:
+    """Seconds from an integer or from "90s", "30m", "2h", "1d"."""
+    if isinstance(value, str):
+        match = _DURATION.fullmatch(value.strip())
+        if match is None:
+            raise PydanticCustomError(
+                "avenue_duration", 'is not a duration; write seconds, or "90s", "30m", "2h", "1d"'
+            )
+        return int(match[1]) * _SECONDS_PER[match[2]]
+    return value
+
+
+def _deadline(value: object) -> object:
+    """A duration in seconds, or a date-time that says its offset from UTC."""
+    value = _seconds(value)
+    if isinstance(value, datetime) and value.tzinfo is None:
+        raise PydanticCustomError("avenue_deadline", "has no UTC offset; write 2026-12-31T18:00:00Z")
+    if isinstance(value, bool) or not isinstance(value, int | datetime):
+        raise PydanticCustomError("avenue_deadline", "is neither a duration nor a date-time")
+    return value
+
+
+def _wei(value: object) -> object:
+    """Wei from a decimal string of AVN. A float is refused: it has already lost digits."""
+    if not isinstance(value, str):
+        raise PydanticCustomError("avenue_amount", 'is an amount of AVN: write it as a decimal string such as "1.5"')
+    try:
+        amount = Decimal(value)
+    except InvalidOperation:
+        raise PydanticCustomError("avenue_amount", "is not a decimal number of AVN") from None
+    if not amount.is_finite() or amount < 0 or amount * WEI_PER_AVN > MAX_WEI:
+        raise PydanticCustomError("avenue_amount", "is not an amount that the market can hold")
+    wei = int(amount * WEI_PER_AVN)
+    if wei != amount * WEI_PER_AVN:
+        raise PydanticCustomError("avenue_amount", "has more than 18 decimals")
+    return wei
+
+
+def _price(value: object) -> object:
+    wei = _wei(value)
+    if wei == 0:
+        raise PydanticCustomError("avenue_price", "is zero")
+    return wei
+
+
+def _decimal(value: object) -> object:
+    """TOML numbers arrive as int or Decimal (see `load_task_file`); anything else is not a number."""
+    if isinstance(value, bool) or not isinstance(value, int | Decimal):
+        raise PydanticCustomError("avenue_number", "is not a number")
+    return Decimal(value)
+
+
+Window = Annotated[int, BeforeValidator(_seconds), Field(strict=True, ge=MIN_WINDOW_S, le=MAX_WINDOW_S)]
+Deadline = Annotated[int | datetime, BeforeValidator(_deadline)]
+Amount = Annotated[Wei, BeforeValidator(_wei)]
+Price = Annotated[Wei, BeforeValidator(_price)]
+Number = Annotated[Decimal, BeforeValidator(_decimal)]
+Count = Annotated[int, Field(strict=True, ge=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=False)
+
+
+class TaskSection(_Section):
+    """[task]: the plan and its clocks."""
+
+    name: Annotated[str, Field(min_length=1, max_length=100)]
+    private: Annotated[bool, Field(strict=True)] = True
+    """Encrypt shards, states and results to the nodes entitled to them."""
+    rounds: Annotated[Count, Field(le=10_000)]
+    shards: Annotated[Count, Field(le=MAX_SHARDS)]
+    deadline: Deadline
+    """No claim after this: a duration from the moment of posting, or a TOML date-time with its offset."""
+    compute_window_s: Annotated[Window, Field(alias="compute_window")]
+    """From claim to commit."""
+    reveal_window_s: Annotated[Window, Field(alias="reveal_window")] = 600
+    """From commit to reveal."""
+    challenge_window_s: Annotated[Window, Field(alias="challenge_window")] = 3600
+    """From reveal to payment without the requester's acceptance."""
+
+    def deadline_at(self, now: int) -> int:
+        """The deadline in unix s, for a task posted at `now` (unix s).
+
+        Raises:
+            UsageError: U-36, if it is past or leaves less than one unit's compute and reveal windows.
+        """
+        at = int(self.deadline.timestamp()) if isinstance(self.deadline, datetime) else now + self.deadline
+        needed_s = self.compute_window_s + self.reveal_window_s
+        if at <= now:
+            raise UsageError(f"task.deadline is {now - at} s in the past", code="U-36", hint=_HINTS["U-36"])
+        if at - now < needed_s:
+            raise UsageError(
+                f"task.deadline is {at - now} s away, less than one unit's compute and reveal windows ({needed_s} s)",
+                code="U-36",
+                hint="set a later deadline or shorter windows",
+            )
+        return at
+
+
+class PaySection(_Section):
+    """[pay]: wei per unit, and the stake that a node locks while it holds one."""
+
+    unit_price: Price
+    aggregation_price: Price | None = None
+    """Needed if and only if there is more than one shard."""
+    collateral: Amount
+
+
+class ModelSection(_Section):
+    """[model]: which network. Input and output sizes follow from the data."""
+
+    kind: Literal["mlp"] = "mlp"
+    hidden: Annotated[tuple[Annotated[int, Field(strict=True, ge=1, le=4096)], ...], Field(min_length=1, max_length=8)]
+
+
+class DataSection(_Section):
+    """[data]: a named set, an .npz or .safetensors file, or IDX images and labels."""
+
+    source: Literal["mnist", "digits"] | None = None
+    file: Path | None = None
+    images: Path | None = None
+    labels: Path | None = None
+    test_images: Path | None = None
+    test_labels: Path | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> DataSection:
+        given = [self.source is not None, self.file is not None, self.images is not None or self.labels is not None]
+        if sum(given) != 1:
+            raise PydanticCustomError("avenue_data", "needs exactly one of: source; file; images with labels")
+        for images, labels, key in (
+            (self.images, self.labels, "images and labels"),
+            (self.test_images, self.test_labels, "test_images and test_labels"),
+        ):
+            if (images is None) != (labels is None):
+                raise PydanticCustomError("avenue_data", f"needs {key} together")
+        if self.test_images is not None and self.images is None:
+            raise PydanticCustomError("avenue_data", "takes test_images only beside images")
+        return self
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Every file that the section names."""
+        named = (self.file, self.images, self.labels, self.test_images, self.test_labels)
+        return tuple(path for path in named if path is not None)
+
+    def beside(self, folder: Path) -> DataSection:
+        """The same section with relative paths taken from `folder`."""
+        paths = {
+            key: folder / path
+            for key in ("file", "images", "labels", "test_images", "test_labels")
+            if (path := getattr(self, key)) is not None
+        }
+        return self.model_copy(update=paths)
+
+
+class TrainingSection(_Section):
+    """[training]: SGD with momentum on softmax cross-entropy."""
+
+    steps_per_round: Annotated[Count, Field(le=2**31)]
+    batch_size: Annotated[Count, Field(le=4096)]
+    learning_rate: Annotated[Number, Field(gt=0, le=10)]
+    momentum: Annotated[Number, Field(ge=0, lt=1)] = Decimal("0.9")
+    seed: Annotated[int, Field(strict=True, ge=0, lt=2**63)] = 0
+    """Initial weights, the cut into shards and the batch order all follow from it."""
+    checkpoint_interval: Count
+    """Steps between two committed states."""
+
+
+class TaskFile(_Section):
+    """A whole task file."""
+
+    task: TaskSection
+    pay: PaySection
+    model: ModelSection
+    data: DataSection
+    training: TrainingSection
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> TaskFile:
+        if self.task.shards > 1 and self.pay.aggregation_price is None:
+            raise PydanticCustomError(
+                "missing", "pay.aggregation_price is missing: more than one shard means averaging"
+            )
+        if self.training.checkpoint_interval > self.training.steps_per_round:
+            raise PydanticCustomError(
+                "avenue_interval", "training.checkpoint_interval is longer than training.steps_per_round"
+            )
+        return self
+
+    @property
+    def aggregation_price(self) -> Wei:
+        """Wei for one aggregation unit; 0 if the plan has none."""
+        return self.pay.aggregation_price or Wei(0) if self.task.shards > 1 else Wei(0)
+
+
+def load_task_file(path: Path | str, *, now: int | None = None) -> TaskFile:
+    """Reads and checks a task file. With `now` (unix s), the deadline is checked against it too.
+
+    Raises:
+        UsageError: U-30 no such file, U-31 not TOML, U-32 unknown key, U-33 missing key, U-34 bad value,
+            U-35 price of zero, U-36 deadline, U-38 a data file that does not exist.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise UsageError(
+            f"cannot read the task file {path}: {error.strerror}",
+            code="U-30",
+            hint="examples/ has task files to start from",
+        ) from error
+    if len(raw) > MAX_FILE_BYTES:
+        raise UsageError(f"{path} is larger than {MAX_FILE_BYTES} bytes: not a task file", code="U-30")
+    try:
+        document = tomllib.loads(raw.decode(), parse_float=Decimal)
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"{path} is not TOML: {error}", code="U-31", hint="check the line named above") from error
+    parsed = parse_task(document)
+    parsed = parsed.model_copy(update={"data": parsed.data.beside(path.parent)})
+    for data_path in parsed.data.paths:
+        if not data_path.is_file():
+            raise UsageError(f"[data] names a file that does not exist: {data_path}", code="U-38", hint=_HINTS["U-38"])
+    if now is not None:
+        parsed.task.deadline_at(now)
+    return parsed
+
+
+def parse_task(document: dict[str, Any]) -> TaskFile:
+    """A task from parsed TOML (numbers as int or Decimal). Raises UsageError as `load_task_file` does."""
+    try:
+        return TaskFile.model_validate(document)
+    except ValidationError as error:
+        # A misspelt key is two problems, one unknown and one missing: name the cause, not the effect.
+        problems = error.errors(include_url=False)
+        unknown = [problem for problem in problems if problem["type"] == "extra_forbidden"]
+        raise _usage_error((unknown or problems)[0]) from error
+
+
+def _usage_error(problem: ErrorDetails) -> UsageError:
+    where = ".".join(str(part) for part in problem["loc"] if not str(part).startswith(("function-", "is-instance")))
+    if problem["type"] == "extra_forbidden":
+        valid = _keys_at(problem["loc"][:-1])
+        near = difflib.get_close_matches(str(problem["loc"][-1]), valid, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"valid keys: {', '.join(valid)}"
+        return UsageError(f"unknown key {where}", code="U-32", hint=hint)
+    code = _CODE_OF.get(problem["type"], "U-34")
+    message = "is missing" if problem["type"] == "missing" and problem["msg"] == "Field required" else problem["msg"]
+    return UsageError(f"{where} {message}".strip(), code=code, hint=_HINTS.get(code, "see examples/ for valid values"))
+
+
+def _keys_at(location: tuple[int | str, ...]) -> list[str]:
+    """The keys that a section takes, as a person writes them."""
+    model: Any = TaskFile
+    for part in location:
+        model = model.model_fields[str(part)].annotation
+        model = next((arg for arg in get_args(model) if isinstance(arg, type)), model)
+    return [field.alias or name for name, field in model.model_fields.items()]
