@@ -39,13 +39,14 @@ class BuildError(Exception):
 
 @dataclass(frozen=True)
 class BuiltContract:
-    """One compiled contract, as it is written to disk."""
+    """One compiled contract, as it is written to disk. Code is 0x-hex; immutables are zero in `deployed_bytecode`."""
 
     name: str
     source: str
     compiler: str
     abi: list[dict[str, Any]]
     bytecode: str
+    deployed_bytecode: str
 
     def to_json(self) -> str:
         """The artefact file's text. Deterministic: fixed key order, ABI entries in the compiler's order."""
@@ -55,6 +56,7 @@ class BuiltContract:
             "compiler": self.compiler,
             "abi": self.abi,
             "bytecode": self.bytecode,
+            "deployedBytecode": self.deployed_bytecode,
         }
         return json.dumps(document, indent=2, ensure_ascii=True) + "\n"
 
@@ -76,7 +78,9 @@ def compiler_settings(foundry_toml: Path) -> dict[str, Any]:
         "viaIR": profile.get("via_ir", False),
         "metadata": {"bytecodeHash": "none", "appendCBOR": False},
         "remappings": list(REMAPPINGS),
-        "outputSelection": {"*": {"*": ["abi", "evm.bytecode.object", "evm.bytecode.linkReferences"]}},
+        "outputSelection": {
+            "*": {"*": ["abi", "evm.bytecode.object", "evm.bytecode.linkReferences", "evm.deployedBytecode.object"]}
+        },
     }
 
 
@@ -108,7 +112,8 @@ def build(root: Path = ROOT) -> list[BuiltContract]:
         bytecode = output["evm"]["bytecode"]
         if bytecode["linkReferences"]:
             raise BuildError(f"{name} calls a public library function; make it internal, nothing here links libraries")
-        built.append(BuiltContract(name, path, str(compiler), output["abi"], "0x" + bytecode["object"]))
+        code, deployed = "0x" + bytecode["object"], "0x" + output["evm"]["deployedBytecode"]["object"]
+        built.append(BuiltContract(name, path, str(compiler), output["abi"], code, deployed))
     return built
 
 

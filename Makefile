@@ -1,0 +1,77 @@
+# Avenue's commands. Each target sets up what it needs (scripts/setup.py), in no time if that is already done, so
+# `make demo` and `make test` work on a fresh clone. CI runs the same targets: see .ci/run.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+# The first Python on PATH that is new enough. It only makes .venv; everything else runs inside that.
+PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+SETUP = $(if $(PYTHON),$(PYTHON),$(error Python 3.11 or newer is needed; name it with PYTHON=...)) scripts/setup.py
+RUN := .venv/bin/python
+
+# Real binaries (forge, anvil; node and npm where the machine has none) come before npm's launchers.
+export PATH := $(CURDIR)/.setup/bin:$(PATH)
+
+PYTEST_ARGS ?=
+
+.PHONY: help setup setup-python setup-solidity setup-brownie build test test-contracts test-artefacts test-brownie \
+	test-python lint demo bench brownie campaign clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
+
+setup: ## Set up everything: .venv, node_modules, .venv-brownie
+	@$(SETUP)
+setup-python:
+	@$(SETUP) python
+setup-solidity:
+	@$(SETUP) solidity
+setup-brownie:
+	@$(SETUP) solidity brownie
+
+build: setup-python setup-solidity ## Compile the contracts and write protocol/abi/*.json
+	$(RUN) scripts/build_contracts.py
+
+test: test-contracts test-artefacts test-brownie test-python ## Every test
+
+test-contracts: setup-solidity ## Forge: unit, fuzz, invariants, and the gas snapshots in git
+	FORGE_SNAPSHOT_CHECK=true scripts/forge test
+
+test-artefacts: setup-python setup-solidity ## Are protocol/abi/*.json what the sources give?
+	$(RUN) scripts/build_contracts.py --check
+
+test-brownie: setup-brownie ## Brownie's tests, in its own environment
+	scripts/run-brownie test
+
+# Two workers for two cores; a file's tests stay together because they share an Anvil.
+test-python: setup-python setup-solidity ## pytest; choose with PYTEST_ARGS="tests/unit -k merkle"
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+
+lint: setup-python setup-solidity ## ruff, mypy --strict, import layers, forge fmt
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+	scripts/forge fmt --check
+
+demo: setup-python setup-solidity ## The main job: a market, nodes and a real training task on this machine
+	$(RUN) scripts/demo.py
+
+campaign: setup-python setup-solidity ## Long runs of the fuzzers and invariants (about half an hour)
+	FOUNDRY_PROFILE=deep scripts/forge test
+	OMP_NUM_THREADS=1 HYPOTHESIS_PROFILE=deep $(RUN) -m pytest -n 2 --dist loadfile tests $(PYTEST_ARGS)
+
+bench: setup-python setup-solidity ## Every measurement under scripts/bench/
+	for script in scripts/bench/*.py; do echo "== $$script"; $(RUN) "$$script"; done
+
+brownie: setup-brownie ## Brownie: compile, test, deploy to its own chain
+	scripts/run-brownie compile
+	scripts/run-brownie test
+	scripts/run-brownie run deploy
+
+clean: ## Remove what was built (keeps the environments)
+	rm -rf build .brownie .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -not -path './.venv*' -not -path './node_modules/*' -type d -prune -exec rm -rf {} +
