@@ -1,0 +1,107 @@
+"""Keccak-256, one message at a time or in bulk, and the tags that keep one kind of hash from passing for another.
+
+Bulk hashing runs compiled (proofs/keccak_bulk.py) once there is enough to hash. Before its first use in a process it
+must reproduce known answers computed with eth-hash; if it can't be loaded or gets one wrong, eth-hash does the work,
+slower.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import cache
+from importlib import import_module
+
+import numpy as np
+from eth_hash.auto import keccak as _keccak
+from numpy.typing import NDArray
+
+Digests = NDArray[np.uint8]
+"""Hashes as rows: shape [n, 32]."""
+
+LEAF_PREFIX = 0
+NODE_PREFIX = 1
+
+# Below this many messages a call per hash (20 us each) is quicker than loading the compiled code.
+BULK_FROM = 256
+
+_HashChunks = Callable[[NDArray[np.uint8], int, int, Digests], None]
+
+log = logging.getLogger(__name__)
+
+
+def keccak(data: bytes) -> bytes:
+    """Keccak-256 as Ethereum uses it (padding 0x01), 32 bytes."""
+    return _keccak(data)
+
+
+@cache
+def tag(text: str) -> bytes:
+    """H(utf8(text)): the 32 bytes that say what a hash is of."""
+    return keccak(text.encode())
+
+
+def leaf_hashes(buffer: bytes | memoryview | NDArray[np.uint8], chunk: int) -> Digests:
+    """H(0x00 || piece) for every `chunk` bytes of the buffer, the last piece may be shorter: [ceil(len / chunk), 32].
+
+    An empty buffer has no leaves. Raises ValueError if chunk < 1.
+    """
+    return _hash_chunks(np.frombuffer(buffer, dtype=np.uint8), chunk, LEAF_PREFIX)
+
+
+def node_hashes(level: Digests) -> Digests:
+    """H(0x01 || left || right) for every pair of rows: [2n, 32] -> [n, 32]. Raises ValueError for an odd number of
+    rows."""
+    if level.shape[0] % 2:
+        raise ValueError(f"a level of {level.shape[0]} hashes can't be paired")
+    return _hash_chunks(np.ascontiguousarray(level).reshape(-1), 64, NODE_PREFIX)
+
+
+def _hash_chunks(buffer: NDArray[np.uint8], chunk: int, prefix: int) -> Digests:
+    if chunk < 1:
+        raise ValueError(f"a chunk of {chunk} bytes")
+    out = np.empty((-(-buffer.size // chunk), 32), dtype=np.uint8)
+    hash_chunks = _bulk() if out.shape[0] >= BULK_FROM else _hash_chunks_slowly
+    hash_chunks(buffer, chunk, prefix, out)
+    return out
+
+
+def _hash_chunks_slowly(buffer: NDArray[np.uint8], chunk: int, prefix: int, out: Digests) -> None:
+    first = bytes([prefix])
+    for row in range(out.shape[0]):
+        digest = keccak(first + buffer[row * chunk : (row + 1) * chunk].tobytes())
+        out[row] = np.frombuffer(digest, dtype=np.uint8)
+
+
+@cache
+def _bulk() -> _HashChunks:
+    """The compiled function if it answers as eth-hash does here and now, else the slow one."""
+    try:
+        compiled: _HashChunks = import_module("proofs.keccak_bulk").hash_chunks
+        if answers_known_questions(compiled):
+            return compiled
+        log.warning(
+            "compiled keccak fails its known-answer test on this machine: hashing with eth-hash, about 30 times slower"
+        )
+    except ImportError as error:
+        log.warning("numba can't be loaded (%s): hashing with eth-hash, about 30 times slower", error)
+    return _hash_chunks_slowly
+
+
+def answers_known_questions(candidate: _HashChunks) -> bool:
+    """Whether `candidate` agrees with eth-hash on messages around every block edge and on both prefixes."""
+    message = (np.arange(2100, dtype=np.int64) * 167 % 251).astype(np.uint8)
+    for chunk, prefix in (
+        (64, NODE_PREFIX),
+        (134, LEAF_PREFIX),
+        (135, LEAF_PREFIX),
+        (136, LEAF_PREFIX),
+        (1024, LEAF_PREFIX),
+    ):
+        got = np.zeros((-(-message.size // chunk), 32), dtype=np.uint8)
+        want = np.empty_like(got)
+        candidate(message, chunk, prefix, got)
+        _hash_chunks_slowly(message, chunk, prefix, want)
+        if not np.array_equal(got, want):
+            return False
+    return True

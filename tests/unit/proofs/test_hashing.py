@@ -1,0 +1,61 @@
+"""proofs.hashing: published answers, and a bulk path that can't differ from the plain one unnoticed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from proofs import hashing
+
+
+def test_keccak_gives_the_published_digest_of_nothing() -> None:
+    assert hashing.keccak(b"").hex() == "c5d2460186f7233c927e7db2dcc703c0e500b653ca82273b7bfad8045d85a470"
+
+
+def test_tag_is_the_hash_of_its_utf8_text() -> None:
+    assert hashing.tag("avenue.tensor.v1") == hashing.keccak(b"avenue.tensor.v1")
+
+
+@pytest.mark.parametrize("count", [1, hashing.BULK_FROM - 1, hashing.BULK_FROM, hashing.BULK_FROM + 1])
+@pytest.mark.parametrize("tail", [0, 1, 127])
+def test_leaf_hashes_are_those_of_the_pieces_on_both_paths(count: int, tail: int) -> None:
+    data = bytes(np.random.default_rng(count).integers(0, 256, count * 136 - tail, dtype=np.uint8))
+    pieces = [data[start : start + 136] for start in range(0, len(data), 136)]
+    got = hashing.leaf_hashes(data, 136)
+    assert [row.tobytes() for row in got] == [hashing.keccak(b"\x00" + piece) for piece in pieces]
+
+
+def test_an_empty_buffer_has_no_leaves() -> None:
+    assert hashing.leaf_hashes(b"", 1024).shape == (0, 32)
+
+
+def test_chunks_of_no_bytes_and_odd_levels_are_refused() -> None:
+    with pytest.raises(ValueError, match="chunk of 0 bytes"):
+        hashing.leaf_hashes(b"abc", 0)
+    with pytest.raises(ValueError, match="can't be paired"):
+        hashing.node_hashes(np.zeros((3, 32), dtype=np.uint8))
+
+
+def test_known_answers_catch_a_hash_function_that_is_wrong_in_one_bit() -> None:
+    def wrong_once(buffer: object, chunk: int, prefix: int, out: hashing.Digests) -> None:
+        hashing._hash_chunks_slowly(np.asarray(buffer), chunk, prefix, out)
+        out[-1, 31] ^= chunk == 1024
+
+    assert hashing.answers_known_questions(hashing._hash_chunks_slowly)
+    assert not hashing.answers_known_questions(wrong_once)
+
+
+def test_a_failed_known_answer_falls_back_to_eth_hash(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hashing, "answers_known_questions", lambda candidate: False)
+    assert hashing._bulk.__wrapped__() is hashing._hash_chunks_slowly
+
+
+def test_hashing_merkle_results_and_blob_never_import_torch() -> None:
+    program = (
+        "import sys, proofs.hashing, proofs.merkle, proofs.results, proofs.blob;"
+        "sys.exit('torch' in sys.modules or 'numba' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -1,0 +1,95 @@
+"""proofs.results and proofs.merkle against the golden vectors that the Solidity tests read too."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proofs import merkle, results
+from proofs.hashing import keccak, tag
+
+VECTORS = Path(__file__).parents[2] / "vectors"
+
+
+def cases(name: str) -> list[dict[str, Any]]:
+    loaded: list[dict[str, Any]] = json.loads((VECTORS / f"{name}.json").read_text())["cases"]
+    return loaded
+
+
+def unhex(value: str) -> bytes:
+    return bytes.fromhex(value.removeprefix("0x"))
+
+
+@pytest.mark.parametrize("case", cases("merkle"), ids=lambda case: f"{len(case['leaves'])} leaves")
+def test_merkle_roots_and_proofs_are_the_golden_ones(case: dict[str, Any]) -> None:
+    leaves = [unhex(leaf) for leaf in case["leaves"]]
+    tree = merkle.MerkleTree.of(leaves)
+    assert tree.root == unhex(case["root"])
+    for index, leaf in enumerate(leaves):
+        proof = [unhex(sibling) for sibling in case["proofs"][index]]
+        assert tree.proof(index) == proof
+        assert merkle.verify(tree.root, len(leaves), index, leaf, proof)
+
+
+def test_a_tree_of_three_is_the_one_written_out_by_hand() -> None:
+    a, b, c = (keccak(b"\x00" + leaf) for leaf in (b"a", b"b", b"c"))
+    top = keccak(b"\x01" + keccak(b"\x01" + a + b) + keccak(b"\x01" + c + keccak(b"\x02")))
+    assert merkle.merkle_root([b"a", b"b", b"c"]) == keccak(b"\x03" + (3).to_bytes(8, "big") + top)
+
+
+def test_a_tree_without_leaves_is_refused() -> None:
+    with pytest.raises(merkle.MerkleError, match="0 leaves"):
+        merkle.merkle_root([])
+    with pytest.raises(merkle.MerkleError, match="no leaf 2"):
+        merkle.MerkleTree.of([b"a", b"b"]).proof(2)
+
+
+@pytest.mark.parametrize("case", cases("results"), ids=lambda case: f"unit {case['unit']}")
+def test_result_hashes_are_the_golden_ones(case: dict[str, Any]) -> None:
+    roots = [unhex(root) for root in case["checkpoint_roots"]]
+    assert results.checkpoints_root(roots) == unhex(case["checkpoints_root"])
+    proof = results.checkpoint_proof(roots, len(roots) - 1)
+    assert proof == [unhex(sibling) for sibling in case["proof"]]
+    assert merkle.verify(results.checkpoints_root(roots), len(roots), len(roots) - 1, roots[-1], proof)
+    result = results.result_root(
+        task=unhex(case["task"]),
+        unit=int(case["unit"]),
+        node=int(case["node"]),
+        input_state_root=unhex(case["input_state_root"]),
+        data_root=unhex(case["data_root"]),
+        program_root=unhex(case["program_root"]),
+        steps=int(case["steps"]),
+        checkpoints_root=unhex(case["checkpoints_root"]),
+    )
+    assert result == unhex(case["result_root"])
+    assert results.commitment(result, unhex(case["salt"])) == unhex(case["commitment"])
+    assert results.unit_seed(int(case["seed"]), int(case["shard"])) == int(case["unit_seed"])
+    finals = [unhex(root) for root in case["shard_final_roots"]]
+    assert results.aggregation_data_root(finals) == unhex(case["aggregation_data_root"])
+
+
+def test_a_commitment_is_the_hash_of_three_words() -> None:
+    root, salt = bytes(range(32)), bytes(range(32, 64))
+    assert results.commitment(root, salt) == keccak(tag("avenue.commitment.v1") + root + salt)
+
+
+@pytest.mark.parametrize(("steps", "interval", "count"), [(1, 1, 2), (10, 5, 3), (11, 5, 4), (4, 5, 2)])
+def test_checkpoints_are_the_input_and_one_per_begun_interval(steps: int, interval: int, count: int) -> None:
+    assert results.checkpoint_count(steps, interval) == count
+
+
+def test_a_root_that_is_not_32_bytes_is_refused() -> None:
+    with pytest.raises(ValueError, match="expected 32 bytes"):
+        results.commitment(b"short", bytes(32))
+    with pytest.raises(ValueError, match="expected 32 bytes"):
+        results.checkpoints_root([bytes(31)])
+    with pytest.raises(ValueError, match="expected 32 bytes"):
+        results.aggregation_data_root([bytes(32), bytes(33)])
+
+
+def test_a_shard_index_beyond_its_type_is_refused() -> None:
+    with pytest.raises(ValueError, match="32 bits"):
+        results.unit_seed(1, 2**32)
