@@ -51,6 +51,8 @@ interface ITaskMarket {
     );
     event Paid(address indexed payee, uint96 amount);
 
+    /// @notice Thrown when the contract is deployed without an address that it needs.
+    error ZeroAddress(string what);
     /// @notice Thrown when a specification is not one that can be run; `field` names the first bad field.
     error InvalidSpec(string field);
     /// @notice Thrown when the same specification was posted before.
@@ -142,7 +144,7 @@ interface ITaskMarket {
     function taskIdOf(TaskSpec calldata spec) external pure returns (TaskId);
     function getTask(TaskId task) external view returns (TaskState memory);
     function getUnit(TaskId task, uint32 unit) external view returns (Unit memory);
-    /// @notice Every unit of one round, training units first, the aggregation unit (if any) last.
+    /// @notice Every unit of one round, training units first, the aggregation unit (if any) last. Empty past the last round.
     function getRound(TaskSpec calldata spec, uint32 round) external view returns (Unit[] memory);
     /// @notice State root that `round` starts from; zero while unknown. `round == rounds` gives the trained model's.
     function inputStateRoot(TaskSpec calldata spec, uint32 round) external view returns (bytes32);

@@ -6,6 +6,18 @@ import {NodeId} from "./NodeId.sol";
 /// @notice Names a task: the hash of its whole specification, so nobody has to be told what an id stands for.
 type TaskId is bytes32;
 
+using {
+    taskId,
+    unitsPerRound,
+    unitCount,
+    escrowSum,
+    roundOf,
+    shardOf,
+    isAggregation,
+    priceOf,
+    checkpointCount
+} for TaskSpec global;
+
 /// @notice Everything a training task is. The chain stores only its hash; each call carries the specification.
 /// @dev A plan has `rounds` rounds. Each round has `shards` training units and, if `shards > 1`, one aggregation
 /// unit that averages them. Unit index = round * unitsPerRound + shard; the aggregation unit has shard == shards.
@@ -111,4 +123,51 @@ struct Reveal {
     /// @dev Merkle path of finalStateRoot as the last leaf under checkpointsRoot.
     bytes32[] proof;
     bytes32 salt;
+}
+
+/// @notice The task's name: the hash of everything that it is.
+function taskId(TaskSpec calldata spec) pure returns (TaskId) {
+    return TaskId.wrap(keccak256(abi.encode(spec)));
+}
+
+/// @notice Training units of a round, and the aggregation unit if there is more than one shard.
+function unitsPerRound(TaskSpec calldata spec) pure returns (uint256) {
+    return spec.shards > 1 ? uint256(spec.shards) + 1 : 1;
+}
+
+/// @notice Units of the whole plan.
+function unitCount(TaskSpec calldata spec) pure returns (uint256) {
+    return spec.rounds * spec.unitsPerRound();
+}
+
+/// @notice What the whole plan costs, token wei. Not yet bounded to uint96.
+function escrowSum(TaskSpec calldata spec) pure returns (uint256) {
+    uint256 perRound = uint256(spec.shards) * spec.unitPrice + (spec.shards > 1 ? spec.aggregationPrice : 0);
+    return spec.rounds * perRound;
+}
+
+/// @notice The round that a unit belongs to.
+function roundOf(TaskSpec calldata spec, uint32 unit) pure returns (uint256) {
+    return unit / spec.unitsPerRound();
+}
+
+/// @notice The shard that a unit trains on; equals `shards` for an aggregation unit.
+function shardOf(TaskSpec calldata spec, uint32 unit) pure returns (uint256) {
+    return unit % spec.unitsPerRound();
+}
+
+/// @notice Whether the unit averages its round's shards.
+function isAggregation(TaskSpec calldata spec, uint32 unit) pure returns (bool) {
+    return spec.shards > 1 && spec.shardOf(unit) == spec.shards;
+}
+
+/// @notice What the unit pays, token wei.
+function priceOf(TaskSpec calldata spec, uint32 unit) pure returns (uint96) {
+    return spec.isAggregation(unit) ? spec.aggregationPrice : spec.unitPrice;
+}
+
+/// @notice State roots that a result of this unit commits to, the input state included.
+function checkpointCount(TaskSpec calldata spec, uint32 unit) pure returns (uint256) {
+    if (spec.isAggregation(unit)) return 2;
+    return 1 + (uint256(spec.steps) + spec.checkpointInterval - 1) / spec.checkpointInterval;
 }
