@@ -9,9 +9,10 @@ from dataclasses import astuple, dataclass, fields
 from enum import IntEnum
 from typing import Any, NewType
 
-from eth_abi import encode
+from eth_abi.abi import encode
 from eth_typing import ChecksumAddress
-from eth_utils import keccak, to_checksum_address
+from eth_utils.address import to_checksum_address
+from eth_utils.crypto import keccak
 
 Wei = NewType("Wei", int)
 """An amount of AVN in its smallest unit (10^-18), or of gas money where a name says so."""

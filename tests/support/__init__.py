@@ -1,0 +1,1 @@
+"""What tests of several rooms share: real servers that start, answer and stop."""
