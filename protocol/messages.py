@@ -1,0 +1,410 @@
+"""The one envelope in which Request Node, Compute Node and gateway speak to each other (docs/protocol.md section 4).
+
+A message is a JSON payload of a known kind, bound by an EIP-712 signature to its task, its sender, a nonce and a
+deadline, under a domain that names chain and market: what was signed for one market says nothing in another. The
+receiver's checks run in a fixed order and each fails with its own error, so that a refusal says what is wrong and not
+merely that something is.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated, Any, ClassVar, Self
+
+from eth_account import Account
+from eth_account.messages import encode_typed_data
+from eth_account.signers.local import LocalAccount
+from eth_typing import ChecksumAddress
+from eth_utils.address import to_checksum_address
+from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from protocol.errors import (
+    ContentHashError,
+    ExpiredError,
+    MessageMismatchError,
+    ReplayError,
+    SignatureFormError,
+    SignerMismatchError,
+    StandingError,
+)
+from protocol.json_types import Address, Bytes32, HexData, HexUint, WireModel, canonical_hash, canonical_json, parse_hex
+from protocol.types import ZERO32
+
+MAX_TTL_S = 3600
+"""A deadline further ahead than this is refused, so that a receiver need not remember nonces for longer."""
+
+DEFAULT_TTL_S = 600
+
+MAX_INDEX_LEAVES = 32768
+"""Chunks of the largest blob that can be announced: 8 GiB in 256 KiB chunks, an index of 2.2 MB in JSON."""
+
+WRAPPED_KEY_BYTES = 80
+"""A 32-byte key in a libsodium sealed box: 32 bytes of ephemeral public key, 16 of tag."""
+
+SECP256K1_N = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
+
+
+class Kind(StrEnum):
+    """What a message says."""
+
+    BLOB_ANNOUNCE = "blob.announce"
+    ADMISSION_REQUEST = "admission.request"
+    ADMISSION_GRANT = "admission.grant"
+    KEY_GRANT = "key.grant"
+    UNIT_PROGRESS = "unit.progress"
+    UNIT_RESULT = "unit.result"
+    UNIT_ACCEPTANCE = "unit.acceptance"
+
+
+NodeNumber = Annotated[int, Field(ge=1, lt=1 << 64)]
+UnitNumber = Annotated[int, Field(ge=0, lt=1 << 32)]
+SignatureBytes = Annotated[HexData, Field(min_length=65, max_length=65)]
+
+
+class Payload(WireModel):
+    """What is inside an envelope. Each kind has its own model; unknown keys are refused."""
+
+    kind: ClassVar[Kind]
+
+
+class BlobAnnounce(Payload):
+    """I am about to upload this blob. The index is the leaf hash of each 256 KiB chunk."""
+
+    kind = Kind.BLOB_ANNOUNCE
+    blob: Bytes32
+    size: Annotated[int, Field(ge=1)]
+    """Bytes."""
+    index: Annotated[tuple[Bytes32, ...], Field(min_length=1, max_length=MAX_INDEX_LEAVES)]
+
+
+class AdmissionRequest(Payload):
+    """Let my node work on your private task."""
+
+    kind = Kind.ADMISSION_REQUEST
+    node: NodeNumber
+
+
+class AdmissionGrant(Payload):
+    """The admission that the node passes to `TaskMarket.claim`."""
+
+    kind = Kind.ADMISSION_GRANT
+    node: NodeNumber
+    shards: HexUint
+    """Bit s = shard s."""
+    deadline: Annotated[int, Field(ge=0, lt=1 << 64)]
+    """Unix s."""
+    signature: SignatureBytes
+
+
+class Grant(WireModel):
+    """A blob's content key, wrapped to one reader."""
+
+    blob: Bytes32
+    reader: Annotated[int, Field(ge=0, lt=1 << 64)]
+    """Node id; 0 is the requester."""
+    wrapped_key: Annotated[HexData, Field(min_length=WRAPPED_KEY_BYTES, max_length=WRAPPED_KEY_BYTES)]
+
+
+class KeyGrant(Payload):
+    """Keys of sealed blobs for their readers."""
+
+    kind = Kind.KEY_GRANT
+    grants: Annotated[tuple[Grant, ...], Field(min_length=1, max_length=4096)]
+
+
+class UnitProgress(Payload):
+    """How far a unit is. For people to watch; nothing depends on it."""
+
+    kind = Kind.UNIT_PROGRESS
+    unit: UnitNumber
+    node: NodeNumber
+    step: Annotated[int, Field(ge=0, lt=1 << 32)]
+    steps: Annotated[int, Field(ge=1, lt=1 << 32)]
+    loss: float | None = None
+    """Mean loss of the batch at `step`, in nats; absent for aggregation."""
+
+    @field_validator("loss")
+    @classmethod
+    def _finite(cls, loss: float | None) -> float | None:
+        if loss is not None and not math.isfinite(loss):
+            raise ValueError("a loss is a finite number")
+        return loss
+
+    @model_validator(mode="after")
+    def _step_within_steps(self) -> Self:
+        if self.step > self.steps:
+            raise ValueError(f"step {self.step} of {self.steps}")
+        return self
+
+
+class UnitResult(Payload):
+    """Where the final state of a revealed unit is found, and every checkpoint root under its commitment."""
+
+    kind = Kind.UNIT_RESULT
+    unit: UnitNumber
+    node: NodeNumber
+    state_blob: Bytes32
+    final_state_root: Bytes32
+    result_root: Bytes32
+    checkpoint_roots: Annotated[tuple[Bytes32, ...], Field(min_length=2, max_length=65536)]
+
+    @model_validator(mode="after")
+    def _last_checkpoint_is_final(self) -> Self:
+        if self.checkpoint_roots[-1] != self.final_state_root:
+            raise ValueError("the last checkpoint root is not the final state root")
+        return self
+
+
+class UnitAcceptance(Payload):
+    """The requester's word that a result is good: whoever submits it finalises the unit at once."""
+
+    kind = Kind.UNIT_ACCEPTANCE
+    unit: UnitNumber
+    result_root: Bytes32
+    signature: SignatureBytes
+
+
+PAYLOADS: dict[Kind, type[Payload]] = {
+    model.kind: model
+    for model in (BlobAnnounce, AdmissionRequest, AdmissionGrant, KeyGrant, UnitProgress, UnitResult, UnitAcceptance)
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Domain:
+    """Which market on which chain a signature is for (EIP-712 domain ("Avenue","1"))."""
+
+    chain_id: int
+    market: ChecksumAddress
+
+    def to_eip712(self) -> dict[str, Any]:
+        return {"name": "Avenue", "version": "1", "chainId": self.chain_id, "verifyingContract": self.market}
+
+
+MESSAGE_TYPES = {
+    "Message": [
+        {"name": "kind", "type": "string"},
+        {"name": "task", "type": "bytes32"},
+        {"name": "contentHash", "type": "bytes32"},
+        {"name": "sender", "type": "address"},
+        {"name": "nonce", "type": "uint64"},
+        {"name": "deadline", "type": "uint64"},
+    ]
+}
+
+
+class SignedMessage(WireModel):
+    """The envelope, as on the wire. Holding one proves nothing: `verify_message` does."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "kind": "admission.request",
+                    "task": "0x" + "7a" * 32,
+                    "payload": {"node": 3},
+                    "content_hash": "0x" + "c0" * 32,
+                    "sender": "0x70997970C51812dc3A010C7d01b50e0d17dc79C8",
+                    "nonce": 4611686018427387904,
+                    "deadline": 1795000000,
+                    "signature": "0x" + "5e" * 65,
+                }
+            ]
+        }
+    )
+
+    kind: Annotated[str, Field(max_length=64)]
+    task: Bytes32
+    payload: dict[str, Any]
+    content_hash: Bytes32
+    sender: Address
+    nonce: Annotated[int, Field(ge=0, lt=1 << 63)]
+    deadline: Annotated[int, Field(ge=0, lt=1 << 64)]
+    """Unix s."""
+    signature: Annotated[str, Field(max_length=1024)]
+    """Text, not bytes: a signature that is not even hex fails its own check, not the parsing of the envelope."""
+
+    def to_json(self) -> bytes:
+        """The wire form, UTF-8."""
+        return self.model_dump_json().encode()
+
+    @classmethod
+    def from_json(cls, data: bytes | str) -> SignedMessage:
+        """Raises MessageMismatchError when the bytes are not an envelope at all."""
+        try:
+            return cls.model_validate_json(data)
+        except ValidationError as error:
+            raise MessageMismatchError(f"not a message envelope: {_first_complaint(error)}") from error
+
+    def signing_fields(self) -> dict[str, Any]:
+        return _signing_fields(self.kind, self.task, self.content_hash, self.sender, self.nonce, self.deadline)
+
+
+def _signing_fields(
+    kind: str, task: bytes, content_hash: bytes, sender: str, nonce: int, deadline: int
+) -> dict[str, Any]:
+    return {
+        "kind": kind,
+        "task": task,
+        "contentHash": content_hash,
+        "sender": sender,
+        "nonce": nonce,
+        "deadline": deadline,
+    }
+
+
+def sign_message(
+    account: LocalAccount,
+    kind: str,
+    task: bytes,
+    payload: Payload,
+    domain: Domain,
+    ttl_s: int = DEFAULT_TTL_S,
+    *,
+    now: int | None = None,
+) -> SignedMessage:
+    """Puts `payload` into an envelope signed by `account`, good for `ttl_s` seconds from `now` (default: this clock).
+
+    Raises MessageMismatchError if the payload is not one of `kind`, ValueError if ttl_s is outside 1..MAX_TTL_S.
+    """
+    if payload.kind != kind:
+        raise MessageMismatchError(f"a {type(payload).__name__} is not the payload of {kind}")
+    if not 1 <= ttl_s <= MAX_TTL_S:
+        raise ValueError(f"ttl_s must be 1 to {MAX_TTL_S}, not {ttl_s}")
+    content = payload.model_dump(mode="json")
+    content_hash = canonical_hash(content)
+    sender = to_checksum_address(account.address)
+    nonce = secrets.randbits(63)
+    deadline = (int(time.time()) if now is None else now) + ttl_s
+    signed = account.sign_typed_data(
+        domain_data=domain.to_eip712(),
+        message_types=MESSAGE_TYPES,
+        message_data=_signing_fields(str(kind), task, content_hash, sender, nonce, deadline),
+    )
+    return SignedMessage(
+        kind=str(kind),
+        task=task,
+        payload=content,
+        content_hash=content_hash,
+        sender=sender,
+        nonce=nonce,
+        deadline=deadline,
+        signature="0x" + bytes(signed.signature).hex(),
+    )
+
+
+Standing = Callable[[SignedMessage, Payload], bool]
+"""Whether the sender's key may say this: it reads the chain. Only True lets a message pass."""
+
+SeenNonce = Callable[[str, int], bool]
+"""Whether (sender address, nonce) came before."""
+
+
+def verify_message(
+    message: SignedMessage, domain: Domain, *, standing: Standing, now: int, seen_nonce: SeenNonce
+) -> Payload:
+    """All seven checks at the moment of delivery, in the order of docs/protocol.md section 4. Returns the payload.
+
+    `now` is unix s. Raises, in order: ContentHashError, SignatureFormError, SignerMismatchError, MessageMismatchError,
+    StandingError, ExpiredError, ReplayError. Remembering the nonce afterwards is the caller's part, in the
+    transaction that stores the message.
+    """
+    payload = verify_stored_message(message, domain, standing=standing)
+    _check_fresh(message, now)
+    if seen_nonce(message.sender, message.nonce):
+        raise ReplayError(f"nonce {message.nonce} of {message.sender} was used before")
+    return payload
+
+
+def verify_stored_message(message: SignedMessage, domain: Domain, *, standing: Standing) -> Payload:
+    """The first five checks: who reads a mailbox learns who said what, long after the deadline for delivery.
+
+    What a mailbox replays is harmless by construction: grants and results are idempotent, and money moves only on
+    chain.
+    """
+    payload = verify_authorship(message, domain)
+    if standing(message, payload) is not True:
+        raise StandingError(
+            f"{message.sender} has no standing to send {message.kind} for task {message.task.hex()[:8]}",
+            hint="register a node with this operator key, or use the key that posted the task",
+        )
+    return payload
+
+
+def verify_authorship(message: SignedMessage, domain: Domain) -> Payload:
+    """The first four checks, which need nothing but the message: content, signature, signer, payload."""
+    _check_content(message)
+    signature = _well_formed_signature(message.signature)
+    _check_signer(message, signature, domain)
+    return parse_payload(message)
+
+
+def _check_content(message: SignedMessage) -> None:
+    try:
+        content_hash = canonical_hash(message.payload)
+    except (ValueError, RecursionError) as error:
+        raise ContentHashError("the payload has no canonical form") from error
+    if content_hash != message.content_hash:
+        raise ContentHashError(f"the payload hashes to {content_hash.hex()}, not {message.content_hash.hex()}")
+
+
+def _well_formed_signature(text: str) -> bytes:
+    try:
+        signature = parse_hex(text)
+    except ValueError as error:
+        raise SignatureFormError("the signature is not 0x-hex") from error
+    if len(signature) != 65:
+        raise SignatureFormError(f"the signature has {len(signature)} bytes, not 65")
+    r, s, v = int.from_bytes(signature[:32]), int.from_bytes(signature[32:64]), signature[64]
+    if not 0 < r < SECP256K1_N:
+        raise SignatureFormError("r is not in the range of the curve's order")
+    if not 0 < s <= SECP256K1_N // 2:  # a high s is the same signature again under another hash (EIP-2)
+        raise SignatureFormError("s is not in the lower half of the curve's order")
+    if v not in (27, 28):
+        raise SignatureFormError(f"v is {v}, not 27 or 28")
+    return signature
+
+
+def _check_signer(message: SignedMessage, signature: bytes, domain: Domain) -> None:
+    signable = encode_typed_data(domain.to_eip712(), MESSAGE_TYPES, message.signing_fields())
+    try:
+        recovered = Account.recover_message(signable, signature=signature)
+    except Exception as error:  # eth-keys raises several unrelated types when r is not on the curve
+        raise SignatureFormError("no key can have made this signature") from error
+    if recovered != message.sender:
+        raise SignerMismatchError(
+            f"signed by {recovered}, not by {message.sender}",
+            hint="the sender signed for another chain or market, or somebody altered the envelope",
+        )
+
+
+def parse_payload(message: SignedMessage) -> Payload:
+    """The payload as its kind's model. Raises MessageMismatchError (unknown kind, wrong fields, no task)."""
+    try:
+        model = PAYLOADS[Kind(message.kind)]
+    except ValueError as error:
+        raise MessageMismatchError(f"no such kind of message: {message.kind!r}") from error
+    if message.task == ZERO32 and model is not BlobAnnounce:
+        raise MessageMismatchError(f"{message.kind} must name a task")
+    try:
+        return model.model_validate_json(canonical_json(message.payload))
+    except ValidationError as error:
+        raise MessageMismatchError(f"not a payload of {message.kind}: {_first_complaint(error)}") from error
+
+
+def _check_fresh(message: SignedMessage, now: int) -> None:
+    if message.deadline < now:
+        raise ExpiredError(f"the message expired {now - message.deadline} s ago")
+    if message.deadline > now + MAX_TTL_S:
+        raise ExpiredError(f"the deadline is {message.deadline - now} s ahead, more than {MAX_TTL_S}")
+
+
+def _first_complaint(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return f"{where}: {first['msg']}" if where else str(first["msg"])

@@ -1,0 +1,209 @@
+"""What the gateway answers, as models shared by its routes, its page and its clients (docs/architecture.md, "The
+gateway's API").
+
+One error shape and one list shape for everything. Clients ignore keys that they do not know, so a newer gateway does
+not break an older node; what a node *signs* is strict instead (protocol/messages.py). Bytes and addresses are 0x-hex,
+amounts decimal strings in wei, times unix seconds. `as_of_block` is the block up to which the answer is true.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from protocol.json_types import Address, Bytes32, HexData, WeiAmount
+from protocol.messages import SignedMessage
+
+API_PREFIX = "/api/v1"
+
+ItemT = TypeVar("ItemT")
+
+
+class Answer(BaseModel):
+    """Anything that the gateway says."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class ErrorBody(Answer):
+    """The error tree's fields (protocol/errors.py)."""
+
+    code: str
+    message: str
+    hint: str
+
+
+class ErrorAnswer(Answer):
+    """Every refusal has this shape."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "ok": False,
+                    "error": {"code": "V-06", "message": "the message expired 12 s ago", "hint": "check the clock"},
+                }
+            ]
+        }
+    )
+
+    ok: Literal[False] = False
+    error: ErrorBody
+
+
+class ListAnswer(Answer, Generic[ItemT]):
+    """Every list has this shape. `next` goes into `after` of the next request; null at the end."""
+
+    ok: Literal[True] = True
+    items: tuple[ItemT, ...]
+    next: str | int | None = None
+    as_of_block: int | None = None
+
+
+class MessagePosted(Answer):
+    """Where the message is in the mailbox."""
+
+    ok: Literal[True] = True
+    id: int
+
+
+class BlobAnnounced(Answer):
+    """Which chunks the gateway still lacks."""
+
+    ok: Literal[True] = True
+    missing: tuple[int, ...]
+
+
+class BlobInfo(Answer):
+    """A blob's size, index and how much of it is here."""
+
+    ok: Literal[True] = True
+    blob: Bytes32
+    size: int
+    """Bytes."""
+    index: tuple[Bytes32, ...]
+    complete: bool
+    missing: tuple[int, ...]
+
+
+class MailItem(SignedMessage):
+    """An envelope with its place in the mailbox. Ids ascend in the order of arrival."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+    id: int
+
+    def envelope(self) -> SignedMessage:
+        """Without the id, which the sender did not sign."""
+        return SignedMessage(**{name: getattr(self, name) for name in SignedMessage.model_fields})
+
+
+class TaskView(Answer):
+    """A task as its events tell it."""
+
+    task: Bytes32
+    requester: Address
+    name: str | None = None
+    """From the manifest, if its blob is here. Text chosen by the requester."""
+    status: str
+    private: bool
+    manifest: Bytes32
+    rounds: int
+    shards: int
+    steps: int
+    units: int
+    units_finalised: int
+    units_in_flight: int
+    round: int
+    """First round that still has a unit without a revealed result; `rounds` when there is none."""
+    unit_price: WeiAmount
+    aggregation_price: WeiAmount
+    collateral: WeiAmount
+    escrow: WeiAmount
+    paid: WeiAmount
+    refunded: WeiAmount
+    deadline: int
+    posted_block: int
+    loss: float | None = None
+    """Last loss that a worker reported, nats. A worker's claim, not a checked fact."""
+
+
+class UnitView(Answer):
+    """A work unit as its events tell it."""
+
+    task: Bytes32
+    unit: int
+    round: int
+    shard: int
+    aggregation: bool
+    status: str
+    node: int | None = None
+    attempt: int
+    deadline: int | None = None
+    result_root: Bytes32 | None = None
+    final_state_root: Bytes32 | None = None
+    paid: WeiAmount
+    accepted: bool | None = None
+    step: int | None = None
+    steps: int
+    loss: float | None = None
+    updated_block: int | None = None
+
+
+class NodeView(Answer):
+    """A compute node as its events tell it."""
+
+    node: int
+    owner: Address
+    operator: Address
+    endpoint: str
+    encryption_key: Bytes32
+    capabilities_hash: Bytes32
+    status: str
+    stake: WeiAmount
+    locked: WeiAmount
+    slashed: WeiAmount
+    earned: WeiAmount
+    units_finalised: int
+    units_expired: int
+    registered_block: int
+
+
+class PaymentView(Answer):
+    """Money that a unit earned, a task returned or a fault cost. One line per credit."""
+
+    id: int
+    kind: str
+    """`unit`, `refund`, `withdrawal` or `slash`."""
+    payee: Address
+    amount: WeiAmount
+    task: Bytes32 | None = None
+    unit: int | None = None
+    node: int | None = None
+    block: int
+    transaction: HexData
+
+
+class GatewayStatus(Answer):
+    """Whom this gateway serves and how far its index is."""
+
+    ok: Literal[True] = True
+    chain_id: int
+    market: Address
+    registry: Address
+    token: Address
+    head_block: int | None
+    indexed_block: int | None
+    lag_blocks: int | None
+    index_error: str | None = None
+    tasks: int
+    nodes: int
+    blobs: int
+    stored_bytes: int
+    quota_bytes: int
+    max_blob_bytes: int
+    upload_min_balance: WeiAmount
+
+
+PageLimit = Annotated[int, Field(ge=1, le=500)]
