@@ -11,6 +11,7 @@ PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 SETUP = $(if $(PYTHON),$(PYTHON),$(error Python 3.11 or newer is needed; name it with PYTHON=...)) scripts/setup.py
 RUN := .venv/bin/python
+RUN_BROWNIE := .venv-brownie/bin/python scripts/run_brownie.py
 
 # Real binaries (forge, anvil; node and npm where the machine has none) come before npm's launchers.
 export PATH := $(CURDIR)/.setup/bin:$(PATH)
@@ -44,7 +45,7 @@ test-artefacts: setup-python setup-solidity ## Are protocol/abi/*.json what the 
 	$(RUN) scripts/build_contracts.py --check
 
 test-brownie: setup-brownie ## Brownie's tests, in its own environment
-	scripts/run-brownie test
+	$(RUN_BROWNIE) test
 
 # Two workers for two cores; a file's tests stay together because they share an Anvil.
 test-python: setup-python setup-solidity ## pytest; choose with PYTEST_ARGS="tests/unit -k merkle"
@@ -68,9 +69,9 @@ bench: setup-python setup-solidity ## Every measurement under scripts/bench/
 	for script in scripts/bench/*.py; do echo "== $$script"; $(RUN) "$$script"; done
 
 brownie: setup-brownie ## Brownie: compile, test, deploy to its own chain
-	scripts/run-brownie compile
-	scripts/run-brownie test
-	scripts/run-brownie run deploy
+	$(RUN_BROWNIE) compile
+	$(RUN_BROWNIE) test
+	$(RUN_BROWNIE) run deploy
 
 clean: ## Remove what was built (keeps the environments)
 	rm -rf build .brownie .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
