@@ -18,6 +18,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -25,8 +26,9 @@ from typing import Annotated, Any, Literal
 import platformdirs
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from node.amounts import parse_amount, parse_gwei
-from protocol.errors import ConfigError
+from protocol.amounts import parse_avn
+from protocol.errors import ConfigError, UsageError
+from protocol.types import Wei
 
 LOCAL_CHAIN_ID = 31337
 SEPOLIA_CHAIN_ID = 11155111
@@ -59,12 +61,25 @@ def _split_list(value: object) -> object:
 
 
 def _check_amount(value: str) -> str:
-    parse_amount(value)
+    try:
+        parse_avn(value)
+    except UsageError as error:
+        raise ValueError(error.message) from error
     return value
 
 
+def _gwei_to_wei(value: str) -> int:
+    wei = Decimal(value) * 10**9
+    if not wei.is_finite() or wei <= 0 or wei != wei.to_integral_value() or wei > 2**64:
+        raise ValueError(f"{value!r} is not a positive number of gwei")
+    return int(wei)
+
+
 def _check_gwei(value: str) -> str:
-    parse_gwei(value)
+    try:
+        _gwei_to_wei(value)
+    except InvalidOperation as error:
+        raise ValueError(f"{value!r} is not a number of gwei; write for instance 50") from error
     return value
 
 
@@ -108,7 +123,7 @@ class FeesConfig(_Section):
     @property
     def max_fee_wei(self) -> int:
         """Highest maxFeePerGas that any transaction may offer, wei per gas."""
-        return parse_gwei(self.max_fee_gwei)
+        return _gwei_to_wei(self.max_fee_gwei)
 
 
 class ComputeConfig(_Section):
@@ -128,16 +143,16 @@ class ComputeConfig(_Section):
     poll_interval_s: Annotated[float, Field(gt=0, le=60, description="time between looks at the chain, s")] = 1.0
 
     @property
-    def min_unit_price_wei(self) -> int:
-        return parse_amount(self.min_unit_price)
+    def min_unit_price_wei(self) -> Wei:
+        return parse_avn(self.min_unit_price)
 
     @property
-    def min_gas_balance_wei(self) -> int:
-        return parse_amount(self.min_gas_balance)
+    def min_gas_balance_wei(self) -> Wei:
+        return parse_avn(self.min_gas_balance)
 
     @property
-    def stake_wei(self) -> int:
-        return parse_amount(self.stake)
+    def stake_wei(self) -> Wei:
+        return parse_avn(self.stake)
 
 
 class RequestConfig(_Section):

@@ -20,15 +20,15 @@ from protocol.errors import ConfigError
 if TYPE_CHECKING:
     from eth_account.signers.local import LocalAccount
     from eth_typing import ChecksumAddress
+    from protocol.chain import ChainClient
+    from protocol.journal import Journal
+    from protocol.sender import Sender
     from web3 import Web3
 
     from node.gateway import GatewayClient
-    from protocol.chain import ChainClient
     from protocol.deployments import Deployment
-    from protocol.journal import Journal
     from protocol.messages import Domain
     from protocol.sealing import EncryptionKey
-    from protocol.sender import Sender
 
 _T = TypeVar("_T")
 
