@@ -1,0 +1,1 @@
+"""The Compute Node: finds work, trains, commits, is paid."""
