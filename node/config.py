@@ -172,7 +172,7 @@ class MarketConfig(_Section):
     """[market]"""
 
     host: Annotated[str, Field(min_length=1, description="address that the gateway listens on")] = "127.0.0.1"
-    port: Annotated[int, Field(ge=0, le=65535, description="port that the gateway listens on")] = 8000
+    port: Annotated[int, Field(ge=0, le=65535, description="port that the gateway listens on")] = 8780
 
 
 class LogConfig(_Section):
@@ -186,7 +186,7 @@ def default_networks() -> dict[str, NetworkConfig]:
     """The networks that exist without a file: a local Anvil, and Sepolia without an endpoint."""
     return {
         "local": NetworkConfig(
-            chain_id=LOCAL_CHAIN_ID, rpc_urls=("http://127.0.0.1:8545",), gateway_url="http://127.0.0.1:8000"
+            chain_id=LOCAL_CHAIN_ID, rpc_urls=("http://127.0.0.1:8545",), gateway_url="http://127.0.0.1:8780"
         ),
         "sepolia": NetworkConfig(
             chain_id=SEPOLIA_CHAIN_ID, confirmations=2, explorer_url="https://sepolia.etherscan.io"
@@ -252,9 +252,15 @@ def home_directory(flag: Path | None = None, environ: Mapping[str, str] | None =
 
 
 def load_config(
-    home: Path, *, flags: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None
+    home: Path,
+    *,
+    flags: Mapping[str, Any] | None = None,
+    environ: Mapping[str, str] | None = None,
+    file_text: str | None = None,
 ) -> LoadedConfig:
     """Reads `home`/config.toml (absent is fine), the environment and `flags` (dotted key -> value) over the defaults.
+
+    `file_text` stands in for the file, to try one before it is written.
 
     The flags `rpc_urls` and `gateway_url` mean those of the selected network, as AVENUE_RPC_URLS and
     AVENUE_GATEWAY_URL do. Raises ConfigError: C-01 the file cannot be read, C-02 it is not TOML, C-03 unknown key,
@@ -265,7 +271,7 @@ def load_config(
     merged: dict[str, Any] = {"networks": {name: net.model_dump() for name, net in default_networks().items()}}
     origins: dict[str, str] = {}
 
-    for key, value in _flatten(_read_toml(path)).items():
+    for key, value in _flatten(_read_toml(path, file_text)).items():
         _put(merged, key, value, source=str(path))
         origins[key] = str(path)
     for name, text in sorted(environ.items()):
@@ -322,9 +328,9 @@ def unknown_key(key: str, where: str) -> ConfigError:
     return ConfigError(f"unknown key {key!r} in {where}", code="C-03", hint=hint)
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def _read_toml(path: Path, text: str | None) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8") if text is None else text)
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError) as error:

@@ -70,7 +70,7 @@ class PasswordSource:
     prompt: Callable[[str], str] | None = None
 
     def read(self, purpose: str) -> str:
-        """The password. Raises ConfigError C-43 if there is no source for one, C-01 if its file cannot be read."""
+        """The password. Raises ConfigError C-53 if there is no source for one, C-01 if its file cannot be read."""
         path = self.file
         if path is None and os.environ.get(PASSWORD_FILE_VARIABLE):
             path = Path(os.environ[PASSWORD_FILE_VARIABLE])
@@ -85,7 +85,7 @@ class PasswordSource:
         if self.prompt is None:
             raise ConfigError(
                 f"no password to {purpose}",
-                code="C-43",
+                code="C-53",
                 hint=f"give --password-file FILE or set {PASSWORD_FILE_VARIABLE}",
             )
         return self.prompt(purpose)
@@ -99,41 +99,41 @@ class Keystore:
         self._scrypt_n = scrypt_n
 
     def path_of(self, name: str) -> Path:
-        """Raises ConfigError C-40 for a name that is none of KEY_NAMES."""
+        """Raises ConfigError C-50 for a name that is none of KEY_NAMES."""
         if name not in KEY_NAMES:
-            raise ConfigError(f"no key is called {name!r}", code="C-40", hint=f"names: {', '.join(KEY_NAMES)}")
+            raise ConfigError(f"no key is called {name!r}", code="C-50", hint=f"names: {', '.join(KEY_NAMES)}")
         return self.directory / f"{name}.json"
 
     def has(self, name: str) -> bool:
         return self.path_of(name).exists()
 
     def list(self) -> tuple[KeyInfo, ...]:
-        """Every key here, without decrypting any. Raises ConfigError C-41 or C-46."""
+        """Every key here, without decrypting any. Raises ConfigError C-51 or C-56."""
         return tuple(self.info(name) for name in KEY_NAMES if self.has(name))
 
     def info(self, name: str) -> KeyInfo:
-        """What the file says in the clear. Raises ConfigError C-40 missing, C-41 too open, C-46 damaged."""
+        """What the file says in the clear. Raises ConfigError C-50 missing, C-51 too open, C-56 damaged."""
         document = self._read(name)
         kind = "x25519" if name == ENCRYPTION_KEY_NAME else "ethereum"
         return KeyInfo(name, kind, _public_of(name, document, self.path_of(name)), self.path_of(name))
 
     def create(self, name: str, password: str) -> KeyInfo:
-        """A fresh random key. Raises ConfigError C-42 for a password that is too short, C-44 if the name is taken."""
+        """A fresh random key. Raises ConfigError C-52 for a password that is too short, C-54 if the name is taken."""
         return self._store(name, _random_key(), password)
 
     def import_hex(self, name: str, text: str, password: str) -> KeyInfo:
-        """Stores a private key given as 64 hex digits, 0x or not. Raises ConfigError C-45 if it is no private key."""
+        """Stores a private key given as 64 hex digits, 0x or not. Raises ConfigError C-55 if it is no private key."""
         digits = text.strip().removeprefix("0x")
         try:
             key = bytes.fromhex(digits)
         except ValueError:
             key = b""
         if len(key) != 32 or not 0 < int.from_bytes(key, "big") < _SECP256K1_ORDER:
-            raise ConfigError("this is no private key", code="C-45", hint="give 64 hex digits on one line")
+            raise ConfigError("this is no private key", code="C-55", hint="give 64 hex digits on one line")
         return self._store(name, key, password)
 
     def load_account(self, name: str, password: str) -> LocalAccount:
-        """The Ethereum account. Raises ConfigError C-40 missing, C-41 too open, C-42 wrong password, C-46 damaged."""
+        """The Ethereum account. Raises ConfigError C-50 missing, C-51 too open, C-52 wrong password, C-56 damaged."""
         from eth_account import Account  # half a second: only commands that sign pay it
 
         account: LocalAccount = Account.from_key(self._decrypt(name, password))
@@ -149,12 +149,12 @@ class Keystore:
         info = self.info(name)
         if _derive_public(name, key).lower() != info.public.lower():
             raise ConfigError(
-                f"{info.path} holds another key than it says", code="C-46", hint="restore it from a backup"
+                f"{info.path} holds another key than it says", code="C-56", hint="restore it from a backup"
             )
         return info
 
     def backup(self, name: str, target: Path) -> Path:
-        """Copies the encrypted file to `target`, mode 0600. Raises ConfigError C-44 if the target exists."""
+        """Copies the encrypted file to `target`, mode 0600. Raises ConfigError C-54 if the target exists."""
         data = json.dumps(self._read(name), indent=2).encode() + b"\n"
         if target.is_dir():
             target = target / f"avenue-{name}.json"
@@ -168,7 +168,7 @@ class Keystore:
         if len(password) < MIN_PASSWORD_LENGTH:
             raise ConfigError(
                 f"the password is shorter than {MIN_PASSWORD_LENGTH} characters",
-                code="C-42",
+                code="C-52",
                 hint="choose a longer one",
             )
         if path.exists():
@@ -185,7 +185,7 @@ class Keystore:
         if self._decrypt(name, password) != key:  # a full disk or a bad one shows now, not when money depends on it
             path.unlink()
             raise ConfigError(
-                f"{path} did not read back as written", code="C-46", hint="check the disk, then try again"
+                f"{path} did not read back as written", code="C-56", hint="check the disk, then try again"
             )
         return self.info(name)
 
@@ -193,7 +193,7 @@ class Keystore:
         path = self.path_of(name)
         if not path.exists():
             raise ConfigError(
-                f"there is no key {name!r} in {self.directory}", code="C-40", hint=f"make one: avenue keys new {name}"
+                f"there is no key {name!r} in {self.directory}", code="C-50", hint=f"make one: avenue keys new {name}"
             )
         _refuse_open_mode(self.directory)
         _refuse_open_mode(path)
@@ -217,7 +217,7 @@ class Keystore:
             if "MAC mismatch" in str(error):
                 raise ConfigError(
                     f"wrong password for the key {name!r}",
-                    code="C-42",
+                    code="C-52",
                     hint=f"try again, or check the file given by --password-file or {PASSWORD_FILE_VARIABLE}",
                 ) from None
             raise _damaged(path) from error
@@ -228,17 +228,17 @@ class Keystore:
 def dev_account(index: int, chain_id: int) -> LocalAccount:
     """Account `index` (0 to 9) of Anvil's public mnemonic. `chain_id` must come from the live chain.
 
-    Raises ConfigError C-47 on any chain but 31337: everybody has these keys. C-48 for an index out of range.
+    Raises ConfigError C-57 on any chain but 31337: everybody has these keys. C-58 for an index out of range.
     """
     if chain_id != LOCAL_CHAIN_ID:
         raise ConfigError(
             f"the development accounts are public; they are refused on chain {chain_id}",
-            code="C-47",
+            code="C-57",
             hint=f"only chain {LOCAL_CHAIN_ID} takes --dev-account; elsewhere make your own: avenue keys new",
         )
     if not 0 <= index < ANVIL_ACCOUNTS:
         raise ConfigError(
-            f"there is no development account {index}", code="C-48", hint=f"choose 0 to {ANVIL_ACCOUNTS - 1}"
+            f"there is no development account {index}", code="C-58", hint=f"choose 0 to {ANVIL_ACCOUNTS - 1}"
         )
     from eth_account import Account
 
@@ -292,7 +292,7 @@ def _refuse_open_mode(path: Path) -> None:
     mode = stat.S_IMODE(path.stat().st_mode)
     if os.name == "posix" and mode & 0o077:
         fix = "700" if path.is_dir() else "600"
-        raise ConfigError(f"others can read {path} (mode {mode:04o})", code="C-41", hint=f"chmod {fix} {path}")
+        raise ConfigError(f"others can read {path} (mode {mode:04o})", code="C-51", hint=f"chmod {fix} {path}")
 
 
 def _write_private(path: Path, data: bytes) -> None:
@@ -311,9 +311,9 @@ def _write_private(path: Path, data: bytes) -> None:
 
 def _already_there(path: Path) -> ConfigError:
     return ConfigError(
-        f"{path} exists; a key is never overwritten", code="C-44", hint="move it away first if you are sure"
+        f"{path} exists; a key is never overwritten", code="C-54", hint="move it away first if you are sure"
     )
 
 
 def _damaged(path: Path) -> ConfigError:
-    return ConfigError(f"{path} is no V3 keystore", code="C-46", hint="restore it from a backup")
+    return ConfigError(f"{path} is no V3 keystore", code="C-56", hint="restore it from a backup")
