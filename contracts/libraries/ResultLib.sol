@@ -25,6 +25,7 @@ library ResultLib {
     bytes32 internal constant RESULT_TAG = keccak256("avenue.result.v1");
     bytes32 internal constant COMMITMENT_TAG = keccak256("avenue.commitment.v1");
     bytes32 internal constant AGGREGATION_TAG = keccak256("avenue.aggregation.v1");
+    bytes32 internal constant SEED_TAG = keccak256("avenue.seed.v1");
 
     /// @notice The result root.
     function root(Result memory result) internal pure returns (bytes32) {
@@ -40,5 +41,12 @@ library ResultLib {
     /// @notice The data root of an aggregation unit: the states that it averages, in the order of their shards.
     function aggregationDataRoot(bytes32[] memory shardFinalStateRoots) internal pure returns (bytes32) {
         return keccak256(abi.encode(AGGREGATION_TAG, shardFinalStateRoots));
+    }
+
+    /// @notice Seed of the batch order of a shard's units: 63 bits, so that it fits a signed 64-bit tensor element.
+    function unitSeed(uint64 seed, uint32 shard) internal pure returns (uint64) {
+        // The cast keeps the low 64 bits, as docs/protocol.md says.
+        // forge-lint: disable-next-line(unsafe-typecast)
+        return uint64(uint256(keccak256(abi.encode(SEED_TAG, seed, shard)))) >> 1;
     }
 }
