@@ -8,16 +8,42 @@ amounts decimal strings in wei, times unix seconds. `as_of_block` is the block u
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from protocol import errors
+from protocol.errors import AvenueError
 from protocol.json_types import Address, Bytes32, HexData, WeiAmount
 from protocol.messages import SignedMessage
 
 API_PREFIX = "/api/v1"
 
 ItemT = TypeVar("ItemT")
+
+_BY_BAND: dict[str, type[AvenueError]] = {
+    "U": errors.UsageError,
+    "C": errors.ConfigError,
+    "N": errors.UnreachableError,
+    "T": errors.TransactionError,
+    "F": errors.FundsError,
+    "S": errors.StateError,
+    "V": errors.VerificationError,
+}
+_BY_CODE: Mapping[str, type[AvenueError]] = {
+    error.default_code: error
+    for error in (
+        errors.ContentHashError,
+        errors.SignatureFormError,
+        errors.SignerMismatchError,
+        errors.MessageMismatchError,
+        errors.StandingError,
+        errors.ExpiredError,
+        errors.ReplayError,
+        errors.BlobError,
+    )
+} | dict.fromkeys(("V-11", "V-12", "V-13", "V-14", "V-15"), errors.BlobError)
 
 
 class Answer(BaseModel):
@@ -32,6 +58,15 @@ class ErrorBody(Answer):
     code: str
     message: str
     hint: str
+
+    @classmethod
+    def of(cls, error: AvenueError) -> ErrorBody:
+        return cls(code=error.code, message=error.message, hint=error.hint)
+
+    def to_exception(self) -> AvenueError:
+        """The error as the server raised it, by its code: V-07 becomes a ReplayError again."""
+        error_class = _BY_CODE.get(self.code) or _BY_BAND.get(self.code[:1], AvenueError)
+        return error_class(self.message, code=self.code, hint=self.hint)
 
 
 class ErrorAnswer(Answer):
