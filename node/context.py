@@ -20,15 +20,15 @@ from protocol.errors import ConfigError
 if TYPE_CHECKING:
     from eth_account.signers.local import LocalAccount
     from eth_typing import ChecksumAddress
-    from protocol.chain import ChainClient
-    from protocol.journal import Journal
-    from protocol.sender import Sender
     from web3 import Web3
 
     from node.gateway import GatewayClient
+    from protocol.chain import ChainClient
     from protocol.deployments import Deployment
+    from protocol.journal import Journal
     from protocol.messages import Domain
     from protocol.sealing import EncryptionKey
+    from protocol.sender import Sender
 
 _T = TypeVar("_T")
 
@@ -134,13 +134,20 @@ class NodeContext:
 
         return self._once("journal", make)
 
+    @property
+    def send_policy(self) -> SendPolicy:
+        """The configured fee cap, the rest as protocol/fees.py has it."""
+        from protocol.fees import SendPolicy
+
+        return SendPolicy(fee_cap_wei=self.config.fees.max_fee_wei)
+
     def sender_for(self, account: LocalAccount) -> Sender:
         """The sender of `account`; the same object each time, since it holds the account's nonce lock."""
 
         def make() -> Sender:
             from protocol.sender import Sender
 
-            return Sender(self.client, account, self.journal, self.config.fees.max_fee_wei)
+            return Sender(self.client, account, self.journal, self.send_policy)
 
         return self._once(f"sender {account.address}", make)
 

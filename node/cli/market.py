@@ -1,0 +1,89 @@
+"""avenue market serve: run a gateway.
+
+The gateway is a program of its own (node and marketplace know nothing of each other): this command writes its settings
+from the node's configuration, starts `python -m marketplace`, hands signals on and returns its exit code.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+
+from node.cli.invocation import Invocation, Needs, command
+from protocol.errors import UnreachableError
+
+app = typer.Typer(help="Run a gateway of the market.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@command(app, "serve", needs=Needs.NETWORK)
+def serve(
+    call: Invocation,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.", min=0, max=65535)] = None,
+) -> int:
+    """Run a gateway: blobs, messages, an index of the chain and the live page. Stops on Ctrl+C."""
+    flags = {key: value for key, value in {"market.host": host, "market.port": port}.items() if value is not None}
+    call = Invocation(out=call.out, home_flag=call.home_flag, config_flags={**call.config_flags, **flags})
+    with call.context() as context:
+        market = context.config.market
+        free_port = claim_port(market.host, market.port)
+        settings = {
+            "host": market.host,
+            "port": free_port,
+            "data_dir": str(context.data_dir / "gateway"),
+            "rpc_urls": list(context.network.rpc_urls),
+            "chain_id": context.network.chain_id,
+            "deployment_dir": str(context.deployments_dir),
+            "confirmations": context.network.confirmations,
+        }
+        _ = context.w3, context.deployment  # the errors that a person can mend come before the start, with their hints
+        path = context.data_dir / "gateway.toml"
+        _write_settings(path, settings)
+    url = f"http://{market.host}:{free_port}"
+    child = subprocess.Popen([sys.executable, "-m", "marketplace", str(path)], stdout=sys.stderr)
+    call.out.emit({"url": url, "pid": child.pid, "settings": str(path)}, f"gateway at {url}")
+    return _wait(child)
+
+
+def claim_port(host: str, port: int) -> int:
+    """A port that can be listened on: `port`, or a free one for 0. Raises UnreachableError N-10 if it is taken."""
+    try:
+        with socket.create_server((host, port)) as server:
+            return int(server.getsockname()[1])
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UnreachableError(
+            f"cannot listen on {host}:{port}: {reason}",
+            code="N-10",
+            hint="stop what uses the port, or choose another: avenue market serve --port N",
+        ) from error
+
+
+def _write_settings(path: Path, settings: dict[str, Any]) -> None:
+    lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in settings.items()]
+    path.touch(mode=0o600, exist_ok=True)  # RPC URLs carry API keys
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _wait(child: subprocess.Popen[bytes]) -> int:
+    """Waits for the child, handing it our signals. A terminal sends Ctrl+C to both; a repeat is for the child to judge."""
+
+    def hand_on(number: int, frame: FrameType | None) -> None:
+        if child.poll() is None:
+            child.send_signal(number)
+
+    previous = {number: signal.signal(number, hand_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        code = child.wait()
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    return 128 - code if code < 0 else code
