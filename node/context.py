@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from node.gateway import GatewayClient
     from protocol.chain import ChainClient
     from protocol.deployments import Deployment
+    from protocol.fees import SendPolicy
     from protocol.journal import Journal
     from protocol.messages import Domain
     from protocol.sealing import EncryptionKey

@@ -25,13 +25,14 @@ from protocol.errors import AvenueError
 if TYPE_CHECKING:
     from node.context import NodeContext
 
+LEAST_PYTHON = (3, 11)
 TORCH_VERSION = "2.13.0"
 """The version whose kernels were measured; another one is checked by the known answers, and worth a warning."""
 
 MAX_HEAD_AGE_S = 120
 """Ten Ethereum slots: an endpoint whose newest block is older has lost the chain."""
 MAX_CLOCK_AHEAD_S = 15
-"""A block's timestamp may not be ahead of its proposer's clock; one ahead of ours by more than a slot means ours is slow."""
+"""No proposer may date a block into its future: one ahead of our clock by more than a slot means that ours is slow."""
 LEAST_FREE_BYTES = 1 << 30
 COMFORTABLE_FREE_BYTES = 5 << 30
 
@@ -86,7 +87,7 @@ def examine(context: NodeContext) -> Iterator[Finding]:
 
 def _python(context: NodeContext) -> Finding:
     version = ".".join(str(part) for part in sys.version_info[:3])
-    if sys.version_info < (3, 11):
+    if tuple(sys.version_info) < LEAST_PYTHON:
         return Finding("python", Status.FAILED, f"Python {version}", "install Python 3.11 or newer", "D-01")
     return Finding("python", Status.OK, f"Python {version}")
 
@@ -172,7 +173,7 @@ def _deployment(context: NodeContext) -> Finding:
         if not code:
             hint = "the record is of another chain, or a local chain was restarted: avenue deploy"
             return Finding("deployment", Status.FAILED, f"no contract at {address} ({name})", hint, "D-06")
-        expected = _code_hash(deployment.code_hashes, name)
+        expected = deployment.code_hashes.get(name)
         if expected and expected != "0x" + keccak(code).hex():
             hint = "this is not the contract that was deployed; do not use it"
             return Finding("deployment", Status.FAILED, f"{name} at {address} has other code", hint, "D-07")

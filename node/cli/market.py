@@ -74,7 +74,7 @@ def _write_settings(path: Path, settings: dict[str, Any]) -> None:
 
 
 def _wait(child: subprocess.Popen[bytes]) -> int:
-    """Waits for the child, handing it our signals. A terminal sends Ctrl+C to both; a repeat is for the child to judge."""
+    """Waits for the child, handing it our signals (a terminal sends Ctrl+C to both; the child judges repeats)."""
 
     def hand_on(number: int, frame: FrameType | None) -> None:
         if child.poll() is None:
