@@ -80,9 +80,13 @@ HINTS: Mapping[str, str] = {
     "NotCloseable": "wait until units in flight are settled and the task's deadline has passed, or cancel it first",
     "NothingToPay": "there is no credit for this address",
     # IFaucet
-    "FaucetOnMainnet": "the faucet exists on test networks only",
+    "MainnetRefused": "the faucet exists on test networks only",
     "FaucetEmpty": "the faucet has run dry; ask whoever deployed it to fill it",
-    "CooldownActive": "wait for the seconds shown, then ask again",
+    "CoolingDown": "wait for the seconds shown, then ask again",
+    # Constructors
+    "ZeroAddress": "give the named address",
+    "LengthMismatch": "give one amount for each recipient",
+    "CapExceeded": "mint no more than the cap",
     # OpenZeppelin, as far as our contracts can throw it
     "ERC20InsufficientBalance": "get more AVN: the faucet on a test network, or a transfer",
     "ERC20InsufficientAllowance": "approve the contract for this amount first",
@@ -91,6 +95,7 @@ HINTS: Mapping[str, str] = {
     "ECDSAInvalidSignature": "the signature is not one of a secp256k1 key",
     "ECDSAInvalidSignatureLength": "a signature is 65 bytes",
     "ECDSAInvalidSignatureS": "sign with low s (EIP-2)",
+    "SafeERC20FailedOperation": "the token refused; check balance and allowance",
     "InvalidAccountNonce": "the signature's nonce was used; sign again",
 }
 

@@ -196,3 +196,26 @@ class Reveal:
 
     def to_abi(self) -> tuple[bytes, bytes, list[bytes], bytes]:
         return (self.checkpoints_root, self.final_state_root, list(self.proof), self.salt)
+
+
+@dataclass(frozen=True, slots=True)
+class Permit:
+    """A signed ERC-2612 allowance, as the `...WithPermit` functions take it."""
+
+    deadline: int
+    v: int
+    r: bytes
+    s: bytes
+
+    def to_abi(self) -> tuple[int, int, bytes, bytes]:
+        return (self.deadline, self.v, self.r, self.s)
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A block header, as far as anybody here needs it. `timestamp` in unix seconds."""
+
+    number: int
+    hash: bytes
+    timestamp: int
+    base_fee_wei: Wei
