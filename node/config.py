@@ -320,9 +320,9 @@ def unknown_key(key: str, where: str) -> ConfigError:
     if parts[0] == "networks" and len(parts) >= 3:
         generic, network = ".".join(["networks", "NAME", *parts[2:]]), parts[1]
     known = valid_keys()
-    near = difflib.get_close_matches(generic, known, n=1, cutoff=0.5)
-    if not near:  # right key in the wrong section
-        near = [name for name in known if name.rpartition(".")[2] == parts[-1]][:1]
+    near = [name for name in known if name.rpartition(".")[2] == parts[-1]]  # the right key in the wrong section
+    if len(parts) > 1 or not near:
+        near = difflib.get_close_matches(generic, known, n=1, cutoff=0.5) or near
     nearest = near[0].replace("NAME", network) if near and network else (near[0] if near else None)
     hint = f"did you mean {nearest}?" if nearest else "`avenue config show` lists every key"
     return ConfigError(f"unknown key {key!r} in {where}", code="C-03", hint=hint)

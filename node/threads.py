@@ -1,6 +1,7 @@
 """Thread pools are sized once, before torch or numpy is imported: afterwards it is too late.
 
-Several pools fighting over the cores turned a 38 ms training step into 1197 ms, so one process gets `threads` and no more.
+Several pools fighting over the cores turned a 38 ms training step into 1197 ms, so one process gets
+`threads` and no more.
 """
 
 from __future__ import annotations
