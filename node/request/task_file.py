@@ -211,7 +211,7 @@ class TrainingSection(_Section):
 
     steps_per_round: Annotated[Count, Field(le=2**31)]
     batch_size: Annotated[Count, Field(le=4096)]
-    learning_rate: Annotated[Number, Field(gt=0, le=10)]
+    learning_rate: Annotated[Number, Field(gt=0, le=1)]
     momentum: Annotated[Number, Field(ge=0, lt=1)] = Decimal("0.9")
     seed: Annotated[int, Field(strict=True, ge=0, lt=2**63)] = 0
     """Initial weights, the cut into shards and the batch order all follow from it."""

@@ -1,8 +1,9 @@
 """Data sets: where the samples come from, and what an integer in them means.
 
-Promises: the same source gives the same integers on every machine. Foreign files are bounded before memory is taken for
-them and never unpickled; downloaded ones are pinned (`mnist_package`). Samples stay small integers (a pixel is a byte);
-`InputScale` says which number each stands for, so a data shard is what the exact program reads, with no float between.
+Promises: the same source gives the same integers on every machine. Foreign files are bounded before memory is taken
+for them and never unpickled; downloaded ones are pinned (`mnist_package`). Samples stay small integers (a pixel is a
+byte); `InputScale` says which number each stands for, so a data shard is what the exact program reads, with no float
+between.
 """
 
 from __future__ import annotations
@@ -38,11 +39,17 @@ Samples = npt.NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class InputScale:
-    """A stored integer v, -2^(bits-1) <= v < 2^(bits-1), stands for the number v * multiplier * 2^-frac."""
+    """An integer x stands for the number x * multiplier * 2^-frac. A data shard stores x - offset, of `bits`."""
 
     bits: int
+    offset: int
     multiplier: int
     frac: int
+
+    @property
+    def stored_frac(self) -> int:
+        """`frac` of the stored tensor. Where there is a multiplier the program applies it, and frac with it."""
+        return self.frac if self.multiplier == 1 else 0
 
     def to_float(self, x: Samples) -> npt.NDArray[np.float32]:
         """The numbers meant, float32, same shape: what an ordinary PyTorch model is fed."""
@@ -50,11 +57,11 @@ class InputScale:
         return numbers
 
 
-PIXELS: Final = InputScale(bits=9, multiplier=257, frac=16)
-"""Bytes 0..255 as v / 255: 257 / 65536 is 1 / 255 to within 2^-16 of it."""
-SIXTEENTHS: Final = InputScale(bits=6, multiplier=1, frac=4)
-"""Integers 0..16 as v / 16 (scikit-learn's digits)."""
-REALS: Final = InputScale(bits=20, multiplier=1, frac=12)
+PIXELS: Final = InputScale(bits=8, offset=128, multiplier=257, frac=16)
+"""Bytes 0..255 as x / 255: 257 / 65536 is 1 / 255 to within 2^-16 of it. The offset lets a signed byte hold one."""
+SIXTEENTHS: Final = InputScale(bits=6, offset=0, multiplier=1, frac=4)
+"""Integers 0..16 as x / 16 (scikit-learn's digits)."""
+REALS: Final = InputScale(bits=20, offset=0, multiplier=1, frac=12)
 """Floating-point features, rounded once to 2^-12; below 128 in absolute value. Standardise them first."""
 
 
