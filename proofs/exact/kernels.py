@@ -1,0 +1,222 @@
+"""What computes each operation: torch on int64, and float64 matrix products where every partial sum is exactly
+representable.
+
+An exact sum does not depend on its order, so BLAS, thread count and tile size can't change a bit. But a library may be
+wrong on some machine (measured: an int8 product saturating on CPUs without VNNI), so before first use in a process
+every kernel answers known questions (proofs/exact/known_answers.py) and is replaced by its definition on Python
+integers if it fails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from proofs.exact import permutation, permutation_bulk, ranges
+from proofs.exact.opcodes import Opcode
+from proofs.exact.ranges import ValueInfo
+
+FLOAT64_EXACT = 2**53
+
+
+class Buffer:
+    """The elements of one value, as int64, as float64, or both; each is made when first asked for and then kept.
+
+    A weight that two products of a step read is converted once; the transpose of a buffer shares both forms with it.
+    """
+
+    __slots__ = ("_float64", "_int64", "_transposed_from")
+
+    def __init__(
+        self, int64: Tensor | None = None, float64: Tensor | None = None, *, transposed_from: Buffer | None = None
+    ) -> None:
+        self._int64 = int64
+        self._float64 = float64
+        self._transposed_from = transposed_from
+
+    @property
+    def int64(self) -> Tensor:
+        if self._int64 is None:
+            if self._transposed_from is not None:
+                self._int64 = self._transposed_from.int64.t()
+            else:
+                assert self._float64 is not None
+                self._int64 = self._float64.to(torch.int64)
+        return self._int64
+
+    @property
+    def float64(self) -> Tensor:
+        if self._float64 is None:
+            if self._transposed_from is not None:
+                self._float64 = self._transposed_from.float64.t()
+            else:
+                assert self._int64 is not None
+                self._float64 = self._int64.to(torch.float64)
+        return self._float64
+
+    def transposed(self) -> Buffer:
+        return Buffer(transposed_from=self)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What is known of one operation before it runs. `reuse` is the operand whose int64 memory the result may
+    overwrite."""
+
+    attributes: tuple[int, ...]
+    operands: tuple[ValueInfo, ...]
+    result: ValueInfo
+    reuse: int | None = None
+
+
+Kernel = Callable[[Sequence[Buffer], Call], Buffer]
+
+
+def fits_float64(a: ValueInfo, b: ValueInfo) -> bool:
+    """Whether operands and every partial sum of a · bᵀ, in any order, are whole numbers that float64 holds."""
+    sums_fit = ranges.matmul_bound(a, b) < FLOAT64_EXACT
+    return sums_fit and max(a.greatest_magnitude, b.greatest_magnitude) < FLOAT64_EXACT
+
+
+def matmul_float64(operands: Sequence[Buffer], call: Call) -> Buffer:
+    a, b = operands
+    return Buffer(float64=a.float64 @ b.float64.t())
+
+
+def matmul_int64(operands: Sequence[Buffer], call: Call) -> Buffer:
+    a, b = operands
+    return Buffer(a.int64 @ b.int64.t())
+
+
+def transpose(operands: Sequence[Buffer], call: Call) -> Buffer:
+    return operands[0].transposed()
+
+
+def add(operands: Sequence[Buffer], call: Call) -> Buffer:
+    return _binary(torch.add, operands, call)
+
+
+def sub(operands: Sequence[Buffer], call: Call) -> Buffer:
+    return _binary(torch.sub, operands, call)
+
+
+def mul(operands: Sequence[Buffer], call: Call) -> Buffer:
+    return _binary(torch.mul, operands, call)
+
+
+def div_floor(operands: Sequence[Buffer], call: Call) -> Buffer:
+    a, b = operands
+    return Buffer(torch.div(a.int64, b.int64, rounding_mode="floor"))
+
+
+def rescale(operands: Sequence[Buffer], call: Call) -> Buffer:
+    shift, bits = call.attributes
+    out = _target(operands, call)
+    x = operands[0].int64
+    if shift:
+        # Not in place on the operand unless the plan says that nobody reads it again.
+        x = torch.add(x, 1 << (shift - 1), out=out)
+        x.bitwise_right_shift_(shift)
+        out = x
+    lo, hi = ranges.rescaled_range(call.operands[0], shift)
+    least, greatest = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
+    if lo < least or hi > greatest:
+        x = torch.clamp(x, least, greatest, out=out)
+    return Buffer(x)
+
+
+def clamp(operands: Sequence[Buffer], call: Call) -> Buffer:
+    lo, hi = call.attributes
+    return Buffer(torch.clamp(operands[0].int64, lo, hi, out=_target(operands, call)))
+
+
+def relu(operands: Sequence[Buffer], call: Call) -> Buffer:
+    return Buffer(torch.clamp(operands[0].int64, min=0, out=_target(operands, call)))
+
+
+def positive(operands: Sequence[Buffer], call: Call) -> Buffer:
+    return Buffer(torch.gt(operands[0].int64, 0).to(torch.int64))
+
+
+def lookup(operands: Sequence[Buffer], call: Call) -> Buffer:
+    index, table = operands
+    return Buffer(table.int64[index.int64])
+
+
+def reduce_sum(operands: Sequence[Buffer], call: Call) -> Buffer:
+    (axis,) = call.attributes
+    return Buffer(operands[0].int64.sum(dim=axis, keepdim=True))
+
+
+def reduce_max(operands: Sequence[Buffer], call: Call) -> Buffer:
+    (axis,) = call.attributes
+    return Buffer(operands[0].int64.amax(dim=axis, keepdim=True))
+
+
+def broadcast(operands: Sequence[Buffer], call: Call) -> Buffer:
+    return Buffer(operands[0].int64.expand(call.result.shape))
+
+
+def reshape(operands: Sequence[Buffer], call: Call) -> Buffer:
+    return Buffer(operands[0].int64.reshape(call.result.shape))
+
+
+def gather(operands: Sequence[Buffer], call: Call) -> Buffer:
+    rows, index = operands
+    return Buffer(rows.int64.index_select(0, index.int64))
+
+
+def one_hot(operands: Sequence[Buffer], call: Call) -> Buffer:
+    (classes,) = call.attributes
+    return Buffer((operands[0].int64.unsqueeze(-1) == torch.arange(classes)).to(torch.int64))
+
+
+def permute(operands: Sequence[Buffer], call: Call) -> Buffer:
+    n, batch = call.attributes
+    seed, t = (int(operand.int64) for operand in operands)
+    out = np.empty(batch, dtype=np.int64)
+    permutation_bulk.fill_indices(
+        np.uint64(seed & permutation.MASK64), t * batch, n, np.uint64(permutation.half_bits(n)), out
+    )
+    return Buffer(torch.from_numpy(out))
+
+
+KERNELS: dict[Opcode, Kernel] = {
+    Opcode.MATMUL_NT: matmul_int64,
+    Opcode.TRANSPOSE: transpose,
+    Opcode.ADD: add,
+    Opcode.SUB: sub,
+    Opcode.MUL: mul,
+    Opcode.RESCALE: rescale,
+    Opcode.CLAMP: clamp,
+    Opcode.RELU: relu,
+    Opcode.POSITIVE: positive,
+    Opcode.LOOKUP: lookup,
+    Opcode.REDUCE_SUM: reduce_sum,
+    Opcode.REDUCE_MAX: reduce_max,
+    Opcode.DIV_FLOOR: div_floor,
+    Opcode.BROADCAST: broadcast,
+    Opcode.RESHAPE: reshape,
+    Opcode.GATHER: gather,
+    Opcode.ONE_HOT: one_hot,
+    Opcode.PERMUTE: permute,
+}
+
+MAY_ALIAS = frozenset({Opcode.TRANSPOSE, Opcode.BROADCAST, Opcode.RESHAPE, Opcode.RESCALE})
+"""The result may be the operand's own memory, not a copy (rescale: by no bits, when nothing saturates)."""
+
+MAY_REUSE = frozenset({Opcode.ADD, Opcode.SUB, Opcode.MUL, Opcode.RESCALE, Opcode.CLAMP, Opcode.RELU})
+"""The kernel can write its result over a dead operand."""
+
+
+def _target(operands: Sequence[Buffer], call: Call) -> Tensor | None:
+    return None if call.reuse is None else operands[call.reuse].int64
+
+
+def _binary(operation: Callable[..., Tensor], operands: Sequence[Buffer], call: Call) -> Buffer:
+    a, b = operands
+    return Buffer(operation(a.int64, b.int64, out=_target(operands, call)))

@@ -1,0 +1,106 @@
+"""Exact tensors: integers in torch together with what they mean, their canonical bytes and their root."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from eth_abi import encode  # type: ignore[attr-defined]
+from numpy.typing import NDArray
+
+from proofs.exact.tensor_type import TensorError, TensorType
+from proofs.hashing import keccak, leaf_hashes, tag
+from proofs.merkle import MerkleTree
+
+__all__ = ["LEAF_BYTES", "ExactTensor", "TensorError", "TensorType", "dequantise", "quantise", "tensor_root"]
+
+LEAF_BYTES = 1024
+
+_ROOT_TYPES = ["bytes32", "uint256[]", "uint256", "int256", "bytes32"]
+
+
+@dataclass(frozen=True, eq=False)
+class ExactTensor:
+    """A type and int64 values of that shape on the CPU. Nobody writes to `values` after construction.
+
+    Raises TensorError if shape, dtype or any element does not fit the type.
+    """
+
+    type: TensorType
+    values: torch.Tensor
+
+    def __post_init__(self) -> None:
+        self._check_form()
+        lo, hi = (int(bound) for bound in torch.aminmax(self.values))
+        if lo < self.type.lo or hi > self.type.hi:
+            raise TensorError(f"values in {lo}..{hi} do not fit {self.type}")
+
+    @classmethod
+    def proven(cls, type_: TensorType, values: torch.Tensor) -> ExactTensor:
+        """Without looking at the elements: for results whose range the static analysis has proved."""
+        tensor = object.__new__(cls)
+        object.__setattr__(tensor, "type", type_)
+        object.__setattr__(tensor, "values", values)
+        tensor._check_form()
+        return tensor
+
+    def _check_form(self) -> None:
+        if self.values.dtype is not torch.int64 or tuple(self.values.shape) != self.type.shape:
+            raise TensorError(f"{self.values.dtype} values of shape {list(self.values.shape)} for {self.type}")
+
+    def elements(self) -> NDArray[np.signedinteger]:
+        """The elements in canonical form: row-major, little-endian, `type.width` bytes each. Flat."""
+        return self.values.reshape(-1).numpy().astype(f"<i{self.type.width}")
+
+    def to_bytes(self) -> bytes:
+        return self.elements().tobytes()
+
+    @classmethod
+    def from_bytes(cls, type_: TensorType, data: bytes | memoryview) -> ExactTensor:
+        """The reverse of `to_bytes`. Raises TensorError for another length or an element out of range."""
+        if len(data) != type_.nbytes:
+            raise TensorError(f"{len(data)} bytes for {type_}, which has {type_.nbytes}")
+        values = np.frombuffer(data, dtype=f"<i{type_.width}").astype(np.int64).reshape(type_.shape)
+        return cls(type_, torch.from_numpy(values))
+
+    def root(self) -> bytes:
+        """The tensor root of docs/protocol.md section 1: binds shape, bits, frac and every element."""
+        return tensor_root(self)
+
+    def __eq__(self, other: object) -> bool:
+        """Same type and same elements."""
+        return isinstance(other, ExactTensor) and self.type == other.type and torch.equal(self.values, other.values)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def tensor_root(tensor: ExactTensor) -> bytes:
+    """H(abi.encode(tag("avenue.tensor.v1"), shape, bits, frac, elements_root)), leaves of 1 KiB."""
+    elements_root = MerkleTree(leaf_hashes(tensor.elements().view(np.uint8), LEAF_BYTES)).root
+    type_ = tensor.type
+    values = [tag("avenue.tensor.v1"), list(type_.shape), type_.bits, type_.frac, elements_root]
+    return keccak(encode(_ROOT_TYPES, values))
+
+
+def quantise(numbers: torch.Tensor | NDArray[np.floating], type_: TensorType) -> ExactTensor:
+    """Nearest integers (ties to even) of numbers * 2^frac, saturated to the type: how data enters. Shape as the type's.
+
+    For the requester, before anything is committed to: the result is then the specification. It is computed in
+    float64, so beyond 53 bits it is as coarse as its input. Raises TensorError on NaN.
+    """
+    scaled = np.asarray(numbers, dtype=np.float64) * 2.0**type_.frac
+    if np.isnan(scaled).any():
+        raise TensorError("NaN has no integer")
+    # float(type_.hi) rounds up to 2^63 for 64 bits, which int64 cannot hold: cut there with integers.
+    top = float(2 ** (type_.bits - 1))
+    rounded = np.rint(scaled)
+    values = np.where(rounded >= top, 0, np.maximum(rounded, -top)).astype(np.int64)
+    values[rounded >= top] = type_.hi
+    return ExactTensor(type_, torch.from_numpy(values))
+
+
+def dequantise(tensor: ExactTensor) -> torch.Tensor:
+    """The numbers that the elements mean, as float32 (rounded): for people and for ordinary PyTorch, never for a
+    hash."""
+    return (tensor.values.to(torch.float64) * 2.0**-tensor.type.frac).to(torch.float32)

@@ -1,0 +1,157 @@
+"""Running units: it trains, it equals the reference bit for bit, and neither interruption nor threads change a bit."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from proofs.exact.definitions import IntArray
+from proofs.exact.execute import ExecutionError, Stopped, UnitRun, run_unit
+from proofs.exact.initialise import zeros
+from proofs.exact.known_answers import from_torch
+from proofs.exact.program import Program
+from proofs.exact.reference import reference_run
+from proofs.exact.state import State, state_root
+from proofs.exact.tensor import ExactTensor, TensorType
+from tests.support.programs import linear_regression, mlp, mlp_data, mlp_state, regression_data
+
+SEED = 2**63 - 12345
+
+
+def zero_state(program: Program) -> dict[str, ExactTensor]:
+    return {name: zeros(type_) for name, type_ in program.state_types.items()}
+
+
+def small_mlp() -> tuple[Program, State, State]:
+    program = mlp(samples=20, widths=(6, 5, 3), batch=7)
+    return program, mlp_state(program), mlp_data(20, 6, 3)
+
+
+def integers(state: State) -> dict[str, IntArray]:
+    return {name: from_torch(tensor.values) for name, tensor in state.items()}
+
+
+def test_linear_regression_finds_the_slopes() -> None:
+    program = linear_regression()
+    run = run_unit(program, zero_state(program), regression_data(), SEED, 400, 100)
+    slopes = run.final_state["w"].values / 2**24
+    assert torch.allclose(slopes, torch.tensor([[1.0, -0.5, 0.25]]), atol=0.01)
+    assert int(run.final_state["t"].values) == 400
+
+
+def test_an_mlp_learns_to_tell_its_classes_apart() -> None:
+    program, data = mlp(samples=200, widths=(16, 12, 4), batch=25), mlp_data(200, 16, 4)
+    final = run_unit(program, mlp_state(program), data, SEED, 160, 160).final_state
+    hidden = data["x"].values / 2**12 @ (final["w0"].values / 2**24).t() + final["b0"].values / 2**24
+    scores = hidden.relu() @ (final["w1"].values / 2**24).t() + final["b1"].values / 2**24
+    assert (scores.argmax(dim=1) == data["y"].values).float().mean() > 0.95
+
+
+def test_the_executor_and_the_reference_agree_on_every_element_of_an_mlp() -> None:
+    program, state, data = small_mlp()
+    run = run_unit(program, state, data, SEED, 6, 6)
+    reference = reference_run(program, integers(state), integers(data), SEED, 6)
+    assert integers(run.final_state) == reference
+    rebuilt = {
+        name: ExactTensor(type_, torch.tensor(reference[name].values).reshape(type_.shape))
+        for name, type_ in program.state_types.items()
+    }
+    assert state_root(rebuilt) == run.checkpoint_roots[-1]
+
+
+def test_checkpoints_are_the_roots_of_the_states_at_each_interval() -> None:
+    program, state, data = small_mlp()
+    states: dict[int, State] = {0: state}
+    run = run_unit(program, state, data, SEED, 7, 3, on_step=lambda step, after: states.update({step: after}))
+    assert list(states) == list(range(8))
+    assert run.checkpoint_roots == tuple(state_root(states[step]) for step in (0, 3, 6, 7))
+
+
+def test_on_checkpoint_is_given_step_state_and_all_roots_so_far() -> None:
+    program, state, data = small_mlp()
+    seen: list[tuple[int, tuple[bytes, ...]]] = []
+
+    def keep(step: int, after: State, roots: tuple[bytes, ...]) -> None:
+        assert state_root(after) == roots[-1]
+        seen.append((step, roots))
+
+    run = run_unit(program, state, data, SEED, 5, 2, on_checkpoint=keep)
+    assert [step for step, _ in seen] == [2, 4, 5]
+    assert [roots for _, roots in seen] == [run.checkpoint_roots[:count] for count in (2, 3, 4)]
+
+
+@pytest.mark.parametrize("stop_after", [1, 2, 3, 4, 6])
+def test_a_stopped_run_resumes_to_the_same_roots(stop_after: int) -> None:
+    program, state, data = small_mlp()
+    whole = run_unit(program, state, data, SEED, 7, 2)
+    steps: list[int] = []
+    with pytest.raises(Stopped) as stopped:
+        run_unit(
+            program, state, data, SEED, 7, 2,
+            on_step=lambda step, _: steps.append(step),
+            stop=lambda: len(steps) == stop_after,
+        )  # fmt: skip
+    assert stopped.value.step == stop_after
+    resumed = run_unit(
+        program, stopped.value.state, data, SEED, 7, 2,
+        start_step=stopped.value.step,
+        checkpoint_roots=stopped.value.checkpoint_roots,
+    )  # fmt: skip
+    assert same(resumed, whole)
+
+
+def test_a_finished_unit_resumes_to_itself() -> None:
+    program, state, data = small_mlp()
+    whole = run_unit(program, state, data, SEED, 3, 2)
+    again = run_unit(
+        program, whole.final_state, data, SEED, 3, 2, start_step=3, checkpoint_roots=whole.checkpoint_roots
+    )
+    assert same(again, whole)
+
+
+def test_a_checkpoint_whose_state_was_damaged_is_not_resumed_from() -> None:
+    program, state, data = small_mlp()
+    whole = run_unit(program, state, data, SEED, 4, 2)
+    with pytest.raises(ExecutionError, match="not the one of the checkpoint"):
+        run_unit(program, state, data, SEED, 4, 2, start_step=2, checkpoint_roots=whole.checkpoint_roots[:2])
+    with pytest.raises(ExecutionError, match="there should be 2"):
+        run_unit(program, state, data, SEED, 4, 2, start_step=2, checkpoint_roots=whole.checkpoint_roots)
+    with pytest.raises(ExecutionError, match="step 5 of 4"):
+        run_unit(program, state, data, SEED, 4, 2, start_step=5)
+
+
+def test_one_and_two_threads_give_the_same_roots() -> None:
+    program, data = mlp(samples=64, widths=(300, 200, 10), batch=64), mlp_data(64, 300, 10)
+    before = torch.get_num_threads()
+    runs = []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            runs.append(run_unit(program, mlp_state(program), data, SEED, 5, 5))
+    finally:
+        torch.set_num_threads(before)
+    assert same(*runs)
+
+
+def test_running_writes_to_neither_its_inputs_nor_states_it_gave_out() -> None:
+    program, state, data = small_mlp()
+    kept: list[tuple[State, bytes]] = [(state, state_root(state)), (data, state_root(data))]
+    run_unit(program, state, data, SEED, 4, 4, on_step=lambda _, after: kept.append((after, state_root(after))))
+    assert [state_root(tensors) for tensors, _ in kept] == [root for _, root in kept]
+
+
+def test_inputs_that_are_not_the_declared_ones_are_refused_before_the_first_step() -> None:
+    program, state, data = small_mlp()
+    with pytest.raises(ExecutionError, match="data has tensors"):
+        run_unit(program, state, {"x": data["x"]}, SEED, 1, 1)
+    narrower = {**state, "t": zeros(TensorType((), 39))}
+    with pytest.raises(ExecutionError, match="'t' is int39"):
+        run_unit(program, narrower, data, SEED, 1, 1)
+    with pytest.raises(ExecutionError, match="63 bits"):
+        run_unit(program, state, data, 2**63, 1, 1)
+    with pytest.raises(ValueError, match="0 steps"):
+        run_unit(program, state, data, SEED, 0, 1)
+
+
+def same(one: UnitRun, other: UnitRun) -> bool:
+    return one.checkpoint_roots == other.checkpoint_roots and one.final_state == other.final_state
