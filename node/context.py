@@ -232,7 +232,7 @@ class NodeContext:
         with self._lock:
             opened, self._opened = self._opened, {}
         for part in opened.values():
-            close = getattr(part, "close", None)
+            close = getattr(part, "close", None) or getattr(getattr(part, "provider", None), "close", None)
             if callable(close):
                 close()
 

@@ -25,7 +25,11 @@ def doctor(
         str | None, typer.Option(help="Check for compute, request or deployer; default: as configured.")
     ] = None,
 ) -> int:
-    """Check Python, kernels, keys, chain, contracts, money, gateway, clock and disk; say what to do about each."""
+    """Check everything that the role needs; exit code 9 if it fails.
+
+    Python, kernels, configuration, keys, disk, chain, clock, contracts, gas money, tokens, stake, gateway: each with what
+    to do about it.
+    """
     from node.doctor import Status, examine
     from node.threads import pin_threads
 

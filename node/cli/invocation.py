@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Flag, auto
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec
@@ -62,6 +62,11 @@ class Invocation:
 
         return load_config(self.home, flags=self.config_flags)
 
+    def with_flags(self, flags: Mapping[str, Any]) -> Invocation:
+        """The same with more configuration flags (dotted key -> value); None is no flag."""
+        given = {key: value for key, value in flags.items() if value is not None}
+        return replace(self, config_flags={**self.config_flags, **given})
+
     @property
     def passwords(self) -> PasswordSource:
         from node.keys import PasswordSource
@@ -76,13 +81,23 @@ class Invocation:
 
 
 _SHARED: dict[str, tuple[Needs, Any, Any]] = {
-    "network": (Needs.NETWORK, Annotated[str | None, typer.Option(help="Network of the configuration to use.")], None),
-    "rpc_url": (
+    "network": (
         Needs.NETWORK,
-        Annotated[list[str] | None, typer.Option(help="JSON-RPC endpoint; repeat for a fail-over list.")],
+        Annotated[str | None, typer.Option(help="Network of the configuration to use.", metavar="NAME")],
         None,
     ),
-    "gateway_url": (Needs.NETWORK, Annotated[str | None, typer.Option(help="Gateway of the market.")], None),
+    "rpc_url": (
+        Needs.NETWORK,
+        Annotated[
+            list[str] | None, typer.Option(help="JSON-RPC endpoint; repeat for a fail-over list.", metavar="URL")
+        ],
+        None,
+    ),
+    "gateway_url": (
+        Needs.NETWORK,
+        Annotated[str | None, typer.Option(help="Gateway of the market.", metavar="URL")],
+        None,
+    ),
     "password_file": (
         Needs.KEYS,
         Annotated[Path | None, typer.Option(help="File with the keystore password (or AVENUE_PASSWORD_FILE).")],
@@ -95,7 +110,7 @@ _SHARED: dict[str, tuple[Needs, Any, Any]] = {
     ),
     "max_fee_gwei": (
         Needs.SENDS,
-        Annotated[str | None, typer.Option(help="Hard cap of the fee per gas, gwei.")],
+        Annotated[str | None, typer.Option(help="Hard cap of the fee per gas, gwei.", metavar="GWEI")],
         None,
     ),
     "yes": (Needs.SENDS, Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before sending.")], False),

@@ -80,7 +80,7 @@ def backup(
 
 @command(app, "verify", needs=Needs.KEYS)
 def verify(call: Invocation, name: Name) -> None:
-    """Check that a key opens with the password and is the one its file says."""
+    """Check that a key opens and is the one its file says."""
     store = _keystore(call)
     store.info(name)
     info = store.verify(name, call.passwords.read(f"open the key {name!r}"))

@@ -30,8 +30,7 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.", min=0, max=65535)] = None,
 ) -> int:
     """Run a gateway: blobs, messages, an index of the chain and the live page. Stops on Ctrl+C."""
-    flags = {key: value for key, value in {"market.host": host, "market.port": port}.items() if value is not None}
-    call = Invocation(out=call.out, home_flag=call.home_flag, config_flags={**call.config_flags, **flags})
+    call = call.with_flags({"market.host": host, "market.port": port})
     with call.context() as context:
         market = context.config.market
         free_port = claim_port(market.host, market.port)
