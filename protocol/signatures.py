@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from eth_account.messages import SignableMessage, encode_typed_data
 from eth_account.signers.local import LocalAccount
@@ -51,7 +51,7 @@ _FIELDS: Mapping[str, tuple[tuple[str, str], ...]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Domain:
+class Eip712Domain:
     """An EIP-712 domain: who will check the signature, and on which chain."""
 
     name: str
@@ -68,23 +68,33 @@ class Domain:
         }
 
 
-def registry_domain(deployment: Deployment) -> Domain:
-    return Domain("AvenueNodeRegistry", "1", deployment.chain_id, deployment.registry)
+class OnMarket(Protocol):
+    """Says which market on which chain: a `Deployment`, or the domain of the signed envelopes."""
+
+    @property
+    def chain_id(self) -> int: ...
+
+    @property
+    def market(self) -> ChecksumAddress: ...
 
 
-def market_domain(deployment: Deployment) -> Domain:
-    return Domain("AvenueTaskMarket", "1", deployment.chain_id, deployment.market)
+def registry_domain(deployment: Deployment) -> Eip712Domain:
+    return Eip712Domain("AvenueNodeRegistry", "1", deployment.chain_id, deployment.registry)
 
 
-def token_domain(deployment: Deployment) -> Domain:
-    return Domain("Avenue", "1", deployment.chain_id, deployment.token)
+def market_domain(where: OnMarket) -> Eip712Domain:
+    return Eip712Domain("AvenueTaskMarket", "1", where.chain_id, where.market)
+
+
+def token_domain(deployment: Deployment) -> Eip712Domain:
+    return Eip712Domain("Avenue", "1", deployment.chain_id, deployment.token)
 
 
 @dataclass(frozen=True, slots=True)
 class TypedData:
     """One EIP-712 message: its type, the type's fields (name, ABI type), and the values by name."""
 
-    domain: Domain
+    domain: Eip712Domain
     primary_type: str
     fields: tuple[tuple[str, str], ...]
     values: Mapping[str, Any]
@@ -130,72 +140,69 @@ def recover(data: TypedData, signature: bytes) -> ChecksumAddress:
 # --- what the contracts check ---
 
 
-def _typed(domain: Domain, primary_type: str, *values: Any) -> TypedData:
+def _typed(domain: Eip712Domain, primary_type: str, *values: Any) -> TypedData:
     fields = _FIELDS[primary_type]
     return TypedData(domain, primary_type, fields, dict(zip((name for name, _ in fields), values, strict=True)))
 
 
 def operator_authorization(
-    domain: Domain, owner: ChecksumAddress, operator: ChecksumAddress, nonce: int, deadline: int
+    deployment: Deployment, owner: ChecksumAddress, operator: ChecksumAddress, nonce: int, deadline: int
 ) -> TypedData:
     """The operator's word that it serves `owner`. `nonce`: `ChainClient.operator_nonce`; `deadline`: unix s."""
-    return _typed(domain, "OperatorAuthorization", owner, operator, nonce, deadline)
+    return _typed(registry_domain(deployment), "OperatorAuthorization", owner, operator, nonce, deadline)
 
 
 def sign_operator_authorization(
-    operator: LocalAccount, domain: Domain, owner: ChecksumAddress, nonce: int, deadline: int
+    operator: LocalAccount, deployment: Deployment, owner: ChecksumAddress, nonce: int, deadline: int
 ) -> bytes:
-    """For `transactions.register` and `transactions.rotate_operator`. `domain`: `registry_domain`."""
-    return sign(operator, operator_authorization(domain, owner, operator.address, nonce, deadline))
+    """For `transactions.register` and `transactions.rotate_operator`."""
+    return sign(operator, operator_authorization(deployment, owner, operator.address, nonce, deadline))
 
 
-def admission(domain: Domain, task: TaskId, node: NodeId, shards: int, deadline: int) -> TypedData:
+def admission(where: OnMarket, task: TaskId, node: NodeId, shards: int, deadline: int) -> TypedData:
     """The requester's word that `node` holds the keys of the shards in the bit set; until `deadline` (unix s)."""
-    return _typed(domain, "Admission", task, node, shards, deadline)
+    return _typed(market_domain(where), "Admission", task, node, shards, deadline)
 
 
 def sign_admission(
-    requester: LocalAccount, domain: Domain, task: TaskId, node: NodeId, shards: int, deadline: int
+    requester: LocalAccount, where: OnMarket, task: TaskId, node: NodeId, shards: int, deadline: int
 ) -> Admission:
-    """For `transactions.claim` of a private task's unit. `domain`: `market_domain`."""
-    return Admission(shards, deadline, sign(requester, admission(domain, task, node, shards, deadline)))
+    """For `transactions.claim` of a private task's unit."""
+    return Admission(shards, deadline, sign(requester, admission(where, task, node, shards, deadline)))
 
 
-def recover_admission(domain: Domain, task: TaskId, node: NodeId, given: Admission) -> ChecksumAddress:
+def recover_admission(where: OnMarket, task: TaskId, node: NodeId, given: Admission) -> ChecksumAddress:
     """Who signed the admission. Raises `SignatureFormError`."""
-    return recover(admission(domain, task, node, given.shards, given.deadline), given.signature)
+    return recover(admission(where, task, node, given.shards, given.deadline), given.signature)
 
 
-def acceptance(domain: Domain, task: TaskId, unit: int, result_root: bytes) -> TypedData:
+def acceptance(where: OnMarket, task: TaskId, unit: int, result_root: bytes) -> TypedData:
     """The requester's word that it takes this result of this unit."""
-    return _typed(domain, "Acceptance", task, unit, result_root)
+    return _typed(market_domain(where), "Acceptance", task, unit, result_root)
 
 
-def sign_acceptance(requester: LocalAccount, domain: Domain, task: TaskId, unit: int, result_root: bytes) -> bytes:
-    """For `transactions.accept`. `domain`: `market_domain`."""
-    return sign(requester, acceptance(domain, task, unit, result_root))
+def sign_acceptance(requester: LocalAccount, where: OnMarket, task: TaskId, unit: int, result_root: bytes) -> bytes:
+    """For `transactions.accept`."""
+    return sign(requester, acceptance(where, task, unit, result_root))
 
 
 def recover_acceptance(
-    domain: Domain, task: TaskId, unit: int, result_root: bytes, signature: bytes
+    where: OnMarket, task: TaskId, unit: int, result_root: bytes, signature: bytes
 ) -> ChecksumAddress:
     """Who signed the acceptance. Raises `SignatureFormError`."""
-    return recover(acceptance(domain, task, unit, result_root), signature)
+    return recover(acceptance(where, task, unit, result_root), signature)
 
 
 def permit(
-    domain: Domain, owner: ChecksumAddress, spender: ChecksumAddress, value: Wei, nonce: int, deadline: int
+    deployment: Deployment, owner: ChecksumAddress, spender: ChecksumAddress, value: Wei, nonce: int, deadline: int
 ) -> TypedData:
     """ERC-2612. `nonce`: `ChainClient.permit_nonce`; `deadline`: unix s."""
-    return _typed(domain, "Permit", owner, spender, value, nonce, deadline)
+    return _typed(token_domain(deployment), "Permit", owner, spender, value, nonce, deadline)
 
 
 def sign_permit(
-    owner: LocalAccount, domain: Domain, spender: ChecksumAddress, value: Wei, nonce: int, deadline: int
+    owner: LocalAccount, deployment: Deployment, spender: ChecksumAddress, value: Wei, nonce: int, deadline: int
 ) -> Permit:
-    """For `transactions.post_with_permit` (spender: the market) and `stake_with_permit` (the registry).
-
-    `domain`: `token_domain`.
-    """
-    signature = sign(owner, permit(domain, owner.address, spender, value, nonce, deadline))
+    """For `transactions.post_with_permit` (spender: the market) and `stake_with_permit` (the registry)."""
+    signature = sign(owner, permit(deployment, owner.address, spender, value, nonce, deadline))
     return Permit(deadline, signature[64], signature[:32], signature[32:64])
