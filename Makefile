@@ -48,7 +48,7 @@ test-brownie: setup-brownie ## Brownie's tests, in its own environment
 	$(RUN_BROWNIE) test
 
 # Two workers for two cores; a file's tests stay together because they share an Anvil.
-test-python: setup-python setup-solidity ## pytest; choose with PYTEST_ARGS="tests/unit -k merkle"
+test-python: setup ## pytest; choose with PYTEST_ARGS="tests/unit -k merkle"
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 lint: setup-python setup-solidity ## ruff, mypy --strict, import layers, forge fmt
@@ -59,7 +59,7 @@ lint: setup-python setup-solidity ## ruff, mypy --strict, import layers, forge f
 	scripts/forge fmt --check
 
 demo: setup-python setup-solidity ## The main job: a market, nodes and a real training task on this machine
-	$(RUN) scripts/demo.py
+	$(RUN) -m scripts.demo
 
 campaign: setup-python setup-solidity ## Long runs of the fuzzers and invariants (about half an hour)
 	FOUNDRY_PROFILE=deep scripts/forge test
