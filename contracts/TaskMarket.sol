@@ -327,6 +327,8 @@ contract TaskMarket is ITaskMarket, EIP712 {
     /* INTERNAL */
 
     function _checkSpec(TaskSpec calldata spec) private view {
+        require(spec.rounds != 0 && spec.rounds <= MAX_ROUNDS, InvalidSpec("rounds"));
+        require(spec.shards != 0 && spec.shards <= MAX_SHARDS, InvalidSpec("shards"));
         require(spec.programRoot != 0, InvalidSpec("programRoot"));
         require((spec.aggregationRoot == 0) == (spec.shards == 1), InvalidSpec("aggregationRoot"));
         require(spec.initialStateRoot != 0, InvalidSpec("initialStateRoot"));
@@ -338,8 +340,6 @@ contract TaskMarket is ITaskMarket, EIP712 {
         require(
             spec.collateral >= spec.unitPrice && spec.collateral >= spec.aggregationPrice, InvalidSpec("collateral")
         );
-        require(spec.rounds != 0 && spec.rounds <= MAX_ROUNDS, InvalidSpec("rounds"));
-        require(spec.shards != 0 && spec.shards <= MAX_SHARDS, InvalidSpec("shards"));
         require(spec.steps != 0, InvalidSpec("steps"));
         require(
             spec.checkpointInterval != 0 && spec.checkpointInterval <= spec.steps, InvalidSpec("checkpointInterval")
