@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Self
 
-from eth_account import Account
-from eth_account.messages import encode_typed_data
 from eth_account.signers.local import LocalAccount
 from eth_typing import ChecksumAddress
 from eth_utils.address import to_checksum_address
@@ -32,8 +30,27 @@ from protocol.errors import (
     SignerMismatchError,
     StandingError,
 )
-from protocol.json_types import Address, Bytes32, HexData, HexUint, WireModel, canonical_hash, canonical_json, parse_hex
-from protocol.types import ZERO32
+from protocol.json_types import (
+    Address,
+    Bytes32,
+    HexData,
+    HexUint,
+    WireModel,
+    canonical_hash,
+    canonical_json,
+    parse_hex,
+    to_hex,
+)
+from protocol.signatures import (
+    Eip712Domain,
+    TypedData,
+    check_form,
+    recover,
+    recover_acceptance,
+    recover_admission,
+    sign,
+)
+from protocol.types import ZERO32, Admission, NodeId, TaskId
 
 MAX_TTL_S = 3600
 """A deadline further ahead than this is refused, so that a receiver need not remember nonces for longer."""
@@ -45,8 +62,6 @@ MAX_INDEX_LEAVES = 32768
 
 WRAPPED_KEY_BYTES = 80
 """A 32-byte key in a libsodium sealed box: 32 bytes of ephemeral public key, 16 of tag."""
-
-SECP256K1_N = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
 
 
 class Kind(StrEnum):
@@ -182,20 +197,19 @@ class Domain:
     chain_id: int
     market: ChecksumAddress
 
-    def to_eip712(self) -> dict[str, Any]:
-        return {"name": "Avenue", "version": "1", "chainId": self.chain_id, "verifyingContract": self.market}
+    @property
+    def typed(self) -> Eip712Domain:
+        return Eip712Domain("Avenue", "1", self.chain_id, self.market)
 
 
-MESSAGE_TYPES = {
-    "Message": [
-        {"name": "kind", "type": "string"},
-        {"name": "task", "type": "bytes32"},
-        {"name": "contentHash", "type": "bytes32"},
-        {"name": "sender", "type": "address"},
-        {"name": "nonce", "type": "uint64"},
-        {"name": "deadline", "type": "uint64"},
-    ]
-}
+MESSAGE_FIELDS = (
+    ("kind", "string"),
+    ("task", "bytes32"),
+    ("contentHash", "bytes32"),
+    ("sender", "address"),
+    ("nonce", "uint64"),
+    ("deadline", "uint64"),
+)
 
 
 class SignedMessage(WireModel):
@@ -241,21 +255,14 @@ class SignedMessage(WireModel):
         except ValidationError as error:
             raise MessageMismatchError(f"not a message envelope: {_first_complaint(error)}") from error
 
-    def signing_fields(self) -> dict[str, Any]:
-        return _signing_fields(self.kind, self.task, self.content_hash, self.sender, self.nonce, self.deadline)
+    def typed_data(self, domain: Domain) -> TypedData:
+        """What is signed: everything but the payload, which its hash stands for."""
+        return _typed_data(domain, self.kind, self.task, self.content_hash, self.sender, self.nonce, self.deadline)
 
 
-def _signing_fields(
-    kind: str, task: bytes, content_hash: bytes, sender: str, nonce: int, deadline: int
-) -> dict[str, Any]:
-    return {
-        "kind": kind,
-        "task": task,
-        "contentHash": content_hash,
-        "sender": sender,
-        "nonce": nonce,
-        "deadline": deadline,
-    }
+def _typed_data(domain: Domain, *values: str | bytes | int) -> TypedData:
+    names = (name for name, _ in MESSAGE_FIELDS)
+    return TypedData(domain.typed, "Message", MESSAGE_FIELDS, dict(zip(names, values, strict=True)))
 
 
 def sign_message(
@@ -281,11 +288,7 @@ def sign_message(
     sender = to_checksum_address(account.address)
     nonce = secrets.randbits(63)
     deadline = (int(time.time()) if now is None else now) + ttl_s
-    signed = account.sign_typed_data(
-        domain_data=domain.to_eip712(),
-        message_types=MESSAGE_TYPES,
-        message_data=_signing_fields(str(kind), task, content_hash, sender, nonce, deadline),
-    )
+    signature = sign(account, _typed_data(domain, str(kind), task, content_hash, sender, nonce, deadline))
     return SignedMessage(
         kind=str(kind),
         task=task,
@@ -294,12 +297,12 @@ def sign_message(
         sender=sender,
         nonce=nonce,
         deadline=deadline,
-        signature="0x" + bytes(signed.signature).hex(),
+        signature=to_hex(signature),
     )
 
 
 Standing = Callable[[SignedMessage, Payload], bool]
-"""Whether the sender's key may say this: it reads the chain. Only True lets a message pass."""
+"""Whether the sender's key may say this: it reads the chain. Nothing but True lets a message pass."""
 
 SeenNonce = Callable[[str, int], bool]
 """Whether (sender address, nonce) came before."""
@@ -337,11 +340,13 @@ def verify_stored_message(message: SignedMessage, domain: Domain, *, standing: S
 
 
 def verify_authorship(message: SignedMessage, domain: Domain) -> Payload:
-    """The first four checks, which need nothing but the message: content, signature, signer, payload."""
+    """The first four checks, which need nothing but the message: content, signature, signer, payload and task."""
     _check_content(message)
     signature = _well_formed_signature(message.signature)
     _check_signer(message, signature, domain)
-    return parse_payload(message)
+    payload = parse_payload(message)
+    _check_enclosed_signature(message, payload, domain)
+    return payload
 
 
 def _check_content(message: SignedMessage) -> None:
@@ -358,24 +363,12 @@ def _well_formed_signature(text: str) -> bytes:
         signature = parse_hex(text)
     except ValueError as error:
         raise SignatureFormError("the signature is not 0x-hex") from error
-    if len(signature) != 65:
-        raise SignatureFormError(f"the signature has {len(signature)} bytes, not 65")
-    r, s, v = int.from_bytes(signature[:32]), int.from_bytes(signature[32:64]), signature[64]
-    if not 0 < r < SECP256K1_N:
-        raise SignatureFormError("r is not in the range of the curve's order")
-    if not 0 < s <= SECP256K1_N // 2:  # a high s is the same signature again under another hash (EIP-2)
-        raise SignatureFormError("s is not in the lower half of the curve's order")
-    if v not in (27, 28):
-        raise SignatureFormError(f"v is {v}, not 27 or 28")
+    check_form(signature)
     return signature
 
 
 def _check_signer(message: SignedMessage, signature: bytes, domain: Domain) -> None:
-    signable = encode_typed_data(domain.to_eip712(), MESSAGE_TYPES, message.signing_fields())
-    try:
-        recovered = Account.recover_message(signable, signature=signature)
-    except Exception as error:  # eth-keys raises several unrelated types when r is not on the curve
-        raise SignatureFormError("no key can have made this signature") from error
+    recovered = recover(message.typed_data(domain), signature)
     if recovered != message.sender:
         raise SignerMismatchError(
             f"signed by {recovered}, not by {message.sender}",
@@ -395,6 +388,23 @@ def parse_payload(message: SignedMessage) -> Payload:
         return model.model_validate_json(canonical_json(message.payload))
     except ValidationError as error:
         raise MessageMismatchError(f"not a payload of {message.kind}: {_first_complaint(error)}") from error
+
+
+def _check_enclosed_signature(message: SignedMessage, payload: Payload, domain: Domain) -> None:
+    """What a payload carries for the contract must be signed by the envelope's sender for the envelope's task."""
+    task = TaskId(message.task)
+    try:
+        match payload:
+            case AdmissionGrant(node=node, shards=shards, deadline=deadline, signature=signature):
+                signer = recover_admission(domain, task, NodeId(node), Admission(shards, deadline, signature))
+            case UnitAcceptance(unit=unit, result_root=result_root, signature=signature):
+                signer = recover_acceptance(domain, task, unit, result_root, signature)
+            case _:
+                return
+    except SignatureFormError as error:
+        raise MessageMismatchError(f"the signature inside the {message.kind} is malformed") from error
+    if signer != message.sender:
+        raise MessageMismatchError(f"the signature inside the {message.kind} is not the sender's for this task")
 
 
 def _check_fresh(message: SignedMessage, now: int) -> None:

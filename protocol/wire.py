@@ -206,16 +206,31 @@ class NodeView(Answer):
 
 
 class PaymentView(Answer):
-    """Money that a unit earned, a task returned or a fault cost. One line per credit."""
+    """Money that somebody was credited or sent. A credit and its withdrawal are two lines."""
 
     id: int
     kind: str
-    """`unit`, `refund`, `withdrawal` or `slash`."""
+    """`unit` (earned), `refund` (escrow returned), `compensation` (from slashed stake); `withdrawal` (sent)."""
     payee: Address
     amount: WeiAmount
     task: Bytes32 | None = None
     unit: int | None = None
     node: int | None = None
+    block: int
+    transaction: HexData
+
+
+class SlashView(Answer):
+    """Stake that a node lost, and where it went."""
+
+    id: int
+    node: int
+    amount: WeiAmount
+    harmed: Address
+    to_harmed: WeiAmount
+    reporter: Address
+    to_reporter: WeiAmount
+    burned: WeiAmount
     block: int
     transaction: HexData
 

@@ -24,7 +24,6 @@ from protocol.json_types import canonical_hash, canonical_json
 from protocol.messages import (
     MAX_TTL_S,
     PAYLOADS,
-    SECP256K1_N,
     AdmissionGrant,
     AdmissionRequest,
     BlobAnnounce,
@@ -41,18 +40,21 @@ from protocol.messages import (
     verify_message,
     verify_stored_message,
 )
-from protocol.types import ZERO32
+from protocol.signatures import SECP256K1_ORDER, sign_acceptance, sign_admission
+from protocol.types import ZERO32, NodeId, TaskId
 
 NOW = 1_800_000_000
 TASK = b"\x07" * 32
 ALICE = Account.from_key(b"\x01" * 32)
 MALLORY = Account.from_key(b"\x02" * 32)
 DOMAIN = Domain(chain_id=31337, market=Account.from_key(b"\x03" * 32).address)
+ADMISSION = sign_admission(ALICE, DOMAIN, TaskId(TASK), NodeId(3), 0b101, NOW + 9)
+ACCEPTANCE = sign_acceptance(ALICE, DOMAIN, TaskId(TASK), 2, b"\x04" * 32)
 
 ONE_OF_EACH: list[Payload] = [
     BlobAnnounce(blob=b"\x01" * 32, size=5, index=(b"\x02" * 32,)),
     AdmissionRequest(node=3),
-    AdmissionGrant(node=3, shards=0b101, deadline=NOW + 9, signature=b"\x05" * 65),
+    AdmissionGrant(node=3, shards=0b101, deadline=NOW + 9, signature=ADMISSION.signature),
     KeyGrant(grants=(Grant(blob=b"\x01" * 32, reader=0, wrapped_key=b"\x06" * 80),)),
     UnitProgress(unit=2, node=3, step=10, steps=100, loss=0.25),
     UnitResult(
@@ -63,7 +65,7 @@ ONE_OF_EACH: list[Payload] = [
         result_root=b"\x04" * 32,
         checkpoint_roots=(b"\x02" * 32, b"\x03" * 32),
     ),
-    UnitAcceptance(unit=2, result_root=b"\x04" * 32, signature=b"\x05" * 65),
+    UnitAcceptance(unit=2, result_root=b"\x04" * 32, signature=ACCEPTANCE),
 ]
 
 
@@ -121,7 +123,7 @@ def test_malformed_signature_is_its_own_error(signature: str) -> None:
 def test_high_s_signature_is_refused_though_it_recovers_the_same_key() -> None:
     message = signed()
     raw = bytes.fromhex(message.signature[2:])
-    mirrored = raw[:32] + (SECP256K1_N - int.from_bytes(raw[32:64])).to_bytes(32) + bytes([27 + 28 - raw[64]])
+    mirrored = raw[:32] + (SECP256K1_ORDER - int.from_bytes(raw[32:64])).to_bytes(32) + bytes([27 + 28 - raw[64]])
 
     with pytest.raises(SignatureFormError):
         verify(altered(message, signature="0x" + mirrored.hex()))
@@ -198,6 +200,28 @@ def test_only_an_announcement_may_leave_the_task_open() -> None:
     verify(signed(ONE_OF_EACH[0], task=ZERO32))
     with pytest.raises(MessageMismatchError):
         verify(signed(AdmissionRequest(node=3), task=ZERO32))
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        AdmissionGrant(node=4, shards=0b101, deadline=NOW + 9, signature=ADMISSION.signature),
+        AdmissionGrant(node=3, shards=0b111, deadline=NOW + 9, signature=ADMISSION.signature),
+        AdmissionGrant(node=3, shards=0b101, deadline=NOW + 9, signature=b"\x05" * 65),
+        UnitAcceptance(unit=3, result_root=b"\x04" * 32, signature=ACCEPTANCE),
+        UnitAcceptance(unit=2, result_root=b"\x05" * 32, signature=ACCEPTANCE),
+    ],
+    ids=["another node", "more shards", "no signature", "another unit", "another result"],
+)
+def test_signature_for_the_contract_must_say_what_the_payload_says(payload: Payload) -> None:
+    with pytest.raises(MessageMismatchError, match="signature inside"):
+        verify(signed(payload))
+
+
+@pytest.mark.parametrize("payload", [ONE_OF_EACH[2], ONE_OF_EACH[6]], ids=lambda payload: payload.kind)
+def test_signature_for_the_contract_must_name_the_envelopes_task(payload: Payload) -> None:
+    with pytest.raises(MessageMismatchError, match="for this task"):
+        verify(signed(payload, task=b"\x08" * 32))
 
 
 def test_sender_without_standing_is_refused() -> None:
