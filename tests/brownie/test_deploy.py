@@ -10,8 +10,8 @@ from brownie import accounts, interface, web3
 
 @pytest.fixture(scope="module")
 def deploy():
-    """scripts/brownie/deploy.py. Loaded by path: a package named `brownie` in scripts/ must not shadow the real one."""
-    path = Path(__file__).resolve().parents[2] / "scripts" / "brownie" / "deploy.py"
+    """The script that `brownie run deploy` runs, as a module."""
+    path = Path(__file__).resolve().parents[2] / "scripts" / "on_brownie" / "deploy.py"
     spec = importlib.util.spec_from_file_location("deploy_script", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -45,5 +45,5 @@ def test_an_assertion_that_does_not_hold_fails_the_deployment(deploy, monkeypatc
     wrong = tmp_path / "plan.json"
     wrong.write_text(json.dumps(plan))
     monkeypatch.setattr(deploy, "PLAN", wrong)
-    with pytest.raises(deploy.DeploymentFailed, match="symbol is AVN"):
+    with pytest.raises(deploy.DeploymentError, match="symbol is AVN"):
         deploy.main()

@@ -26,7 +26,7 @@ PLAN = PROTOCOL / "deployments" / "plan.json"
 ZERO_ADDRESS = "0x" + "00" * 20
 
 
-class DeploymentFailed(Exception):
+class DeploymentError(Exception):
     """The chain is not as the plan says; the message says where."""
 
 
@@ -92,16 +92,16 @@ def main(account: str | None = None) -> dict[str, str]:
         account: name of an account of `brownie accounts`; needed on a live network, else Anvil's first.
 
     Raises:
-        DeploymentFailed: the chain has no deployment proxy, a contract is not at its address, or something that the
+        DeploymentError: the chain has no deployment proxy, a contract is not at its address, or something that the
             plan asserts does not hold.
     """
     local = network.show_active() == "development"
     deployer = accounts.load(account) if account else accounts[0]
     plan = json.loads(PLAN.read_text("utf-8"))
     if plan["version"] != 1:
-        raise DeploymentFailed(f"deployment plan has version {plan['version']}, not 1")
+        raise DeploymentError(f"deployment plan has version {plan['version']}, not 1")
     if not web3.eth.get_code(plan["create2_proxy"]):
-        raise DeploymentFailed("this chain has no deterministic deployment proxy")
+        raise DeploymentError("this chain has no deterministic deployment proxy")
 
     kind = plan["networks"].get(str(web3.eth.chain_id), plan["networks"]["*"])
     salt = keccak(text=plan["salt"])
@@ -122,7 +122,7 @@ def main(account: str | None = None) -> dict[str, str]:
         if not contract.exists:
             deployer.transfer(plan["create2_proxy"], 0, data="0x" + (salt + code).hex())
             if not contract.exists:
-                raise DeploymentFailed(f"no code at {contract.address} after creating {contract.artefact}")
+                raise DeploymentError(f"no code at {contract.address} after creating {contract.artefact}")
         planned[step["name"]] = contract
         values[step["name"]] = contract.address
         print(f"{step['name']:9} {contract.artefact} at {contract.address}")
@@ -142,7 +142,7 @@ def main(account: str | None = None) -> dict[str, str]:
             else have <= entry["at_most"]
         )
         if not holds:
-            raise DeploymentFailed(f"after deployment {entry['on']}.{entry['function']} is {have}, against {entry}")
+            raise DeploymentError(f"after deployment {entry['on']}.{entry['function']} is {have}, against {entry}")
 
     if not local:
         print(f"record: {save_record(first_block, planned)}")
