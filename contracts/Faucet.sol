@@ -35,7 +35,8 @@ contract Faucet is IFaucet {
     function drip(address to) external {
         // Check: rested, and something left.
         uint256 next = nextDripAt[to];
-        require(block.timestamp >= next, CoolingDown(to, next - block.timestamp));
+        // Not `require`: it would work out the time left even where there is none, and underflow.
+        if (block.timestamp < next) revert CoolingDown(to, next - block.timestamp);
         uint256 have = TOKEN.balanceOf(address(this));
         require(have >= AMOUNT, FaucetEmpty(have, AMOUNT));
 
