@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from node.compute.view import IN_WORK, ComputeView, Policy, Stage, TaskView, WorkKey
 from proofs.hashing import keccak
-from protocol.types import NO_ADMISSION, Admission, NodeId, TaskId, TaskStatus, Unit, UnitStatus
+from protocol.types import NO_ADMISSION, Admission, BlobId, NodeId, TaskId, TaskStatus, Unit, UnitStatus
 
 BPS = 10_000
 STAGGER_STEP_S = 2
@@ -105,6 +105,14 @@ class AskAdmission:
 
 
 @dataclass(frozen=True, slots=True)
+class ShareKeys:
+    """Hand keys on to readers that were let in after a state was sealed."""
+
+    task: TaskId
+    grants: frozenset[tuple[BlobId, NodeId]]
+
+
+@dataclass(frozen=True, slots=True)
 class Prepare:
     """Fetch, open and verify what a unit starts from, in the background."""
 
@@ -112,7 +120,20 @@ class Prepare:
     unit: int
 
 
-Action = Abandon | Train | Commit | Publish | Disclose | Accept | Finalise | Expire | Claim | AskAdmission | Prepare
+Action = (
+    Abandon
+    | Train
+    | Commit
+    | Publish
+    | Disclose
+    | Accept
+    | Finalise
+    | Expire
+    | Claim
+    | AskAdmission
+    | ShareKeys
+    | Prepare
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +182,7 @@ def decide(view: ComputeView, policy: Policy) -> Decision:
     actions += dated
     settle_own, settle_others = _settlements(view, policy, skips)
     actions += settle_own + settle_others
+    actions += [ShareKeys(tv.task, tv.owed) for tv in view.tasks if tv.owed]
     actions += _new_work(view, policy, len(in_work), skips)
     return Decision(tuple(actions), tuple(skips), len(in_work))
 

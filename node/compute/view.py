@@ -10,20 +10,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from protocol.types import Admission, NodeId, NodeRecord, TaskId, TaskSpec, TaskState, Unit, UnitStatus, Wei
+from protocol.types import (
+    Admission,
+    BlobId,
+    Block,
+    NodeId,
+    NodeRecord,
+    TaskId,
+    TaskSpec,
+    TaskState,
+    Unit,
+    UnitStatus,
+    Wei,
+)
 
 IN_WORK = (UnitStatus.CLAIMED, UnitStatus.COMMITTED)
 """The statuses in which a unit still needs its worker."""
 
 ONE_WEI = Wei(1)
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """The head of the chain that the whole view was read at."""
-
-    number: int
-    timestamp: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +108,8 @@ class TaskView:
     """As measured on this machine with this program; None until a unit's inputs have been here."""
     acceptances: Mapping[int, bytes] = field(default_factory=dict)
     """Requester's signature by unit, verified for the result root that the chain has."""
+    owed: frozenset[tuple[BlobId, NodeId]] = frozenset()
+    """Keys that this node holds and should hand on: (blob of a present state, entitled reader without a grant)."""
     problem: str | None = None
     """Why this task cannot be worked on at all, e.g. a manifest that contradicts the chain."""
 
@@ -136,6 +142,7 @@ class ComputeView:
     """All of it."""
 
     block: Block
+    """The head of the chain that the whole view was read at."""
     node: NodeRecord
     min_stake: Wei
     """Below this the registry takes no new lock for the node."""

@@ -7,10 +7,11 @@ from dataclasses import replace
 from eth_utils import to_checksum_address
 from hypothesis import strategies as st
 
-from node.compute.view import Block, ComputeView, Policy, Stage, TaskView, WorkKey
-from protocol.types import Admission, NodeId, NodeRecord, TaskSpec, TaskState, TaskStatus, Unit, UnitStatus, Wei
+from node.compute.view import ComputeView, Policy, Stage, TaskView, WorkKey
+from protocol.types import Admission, Block, NodeId, NodeRecord, TaskSpec, TaskState, TaskStatus, Unit, UnitStatus, Wei
 
 NOW = 1_800_000_000
+BLOCK = Block(500, bytes(32), NOW, Wei(0))
 ME = NodeId(7)
 OTHER = NodeId(8)
 REQUESTER = to_checksum_address("0x" + "11" * 20)
@@ -67,7 +68,7 @@ def make_task(units: dict[int, Unit] | None = None, spec: TaskSpec | None = None
 
 def make_view(*tasks: TaskView, work: dict[WorkKey, Stage] | None = None, **changes: object) -> ComputeView:
     record = NodeRecord(ME, OPERATOR, OPERATOR, 0, False, Wei(10_000), Wei(0), b"\x09" * 32, bytes(32), "")
-    view = ComputeView(Block(500, NOW), record, Wei(1000), 10**18, 1000, tasks, work or {})
+    view = ComputeView(BLOCK, record, Wei(1000), 10**18, 1000, tasks, work or {})
     return replace(view, **changes)  # type: ignore[arg-type]
 
 
@@ -152,7 +153,7 @@ def compute_views(draw: st.DrawFn) -> ComputeView:
         "",
     )
     gas = draw(st.sampled_from([0, 10**18]))
-    return ComputeView(Block(500, NOW), record, Wei(1000), gas, 1000, tasks, work)
+    return ComputeView(BLOCK, record, Wei(1000), gas, 1000, tasks, work)
 
 
 policies = st.builds(

@@ -20,13 +20,14 @@ from node.compute.decide import (
     Finalise,
     Prepare,
     Publish,
+    ShareKeys,
     Train,
     decide,
     shard_offset,
     stagger_s,
 )
 from node.compute.view import ComputeView, Policy, Stage, TaskView, WorkKey
-from protocol.types import Admission, NodeId, TaskState, TaskStatus, UnitStatus, Wei
+from protocol.types import Admission, BlobId, NodeId, TaskState, TaskStatus, UnitStatus, Wei
 from tests.unit.node.compute_views import (
     ME,
     NOW,
@@ -240,12 +241,18 @@ def test_admitted_node_asks_for_another_shard_once_that_lies_open() -> None:
     assert chosen(make_view(replace(task, open_since={0: NOW - 5}))) == (AskAdmission(task.task),)
 
 
+def test_keys_are_handed_on_even_while_draining() -> None:
+    owed = frozenset({(BlobId(b"\x0b" * 32), OTHER)})
+    task = make_task({0: make_unit(UnitStatus.REVEALED)}, owed=owed)
+    assert chosen(make_view(task), Policy(draining=True)) == (ShareKeys(task.task, owed),)
+
+
 # --- against the contract -------------------------------------------------------------------------------------------
 
 
 def refusal(view: ComputeView, action: Action) -> str | None:
     """What TaskMarket would throw, written from the table in ITaskMarket.sol and not from the node's code."""
-    if isinstance(action, Abandon | Train | Publish | Prepare | AskAdmission):
+    if isinstance(action, Abandon | Train | Publish | Prepare | AskAdmission | ShareKeys):
         return None
     task = action.key.task if isinstance(action, Commit | Disclose) else action.task
     index = action.key.unit if isinstance(action, Commit | Disclose) else action.unit

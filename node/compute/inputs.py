@@ -1,0 +1,156 @@
+"""What a unit starts from: which roots, where their blobs were announced, and how they come to this machine.
+
+A node binds its stake only to a unit whose program, input state and data it has opened and checked against the
+chain. So fetching is a step of its own, before the claim. A root that is here once serves every later unit that
+needs it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+import structlog
+
+from node.compute.desk import Desk
+from node.taskbook import TaskBook, blobs_of
+from proofs.exact.encoding import decode_program
+from proofs.exact.execute import run_unit
+from proofs.exact.program import Program
+from proofs.exact.state import State, decode_state, state_root
+from proofs.exact.tensor_type import TensorType
+from proofs.results import unit_seed
+from protocol.errors import AvenueError, BlobError
+from protocol.types import BlobId, TaskSpec, Unit, UnitStatus
+
+WARM_UP_STEPS = 1
+MEASURED_STEPS = 3
+STATE_OVERHEAD_BYTES = 1 << 16
+"""Names and types in an encoded state, beside its elements."""
+
+log = structlog.get_logger(__name__)
+
+
+class InputKind(StrEnum):
+    PROGRAM = "program"
+    STATE = "state"
+    DATA = "data"
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """One thing that a unit starts from, known by its root; `blobs` are where it was announced to be."""
+
+    kind: InputKind
+    root: bytes
+    blobs: tuple[BlobId, ...]
+
+
+def needs_of(
+    book: TaskBook, unit: int, input_root: bytes, units: Mapping[int, Unit], producer: Unit | None
+) -> tuple[Need, ...]:
+    """What `unit` of the present round starts from, program first.
+
+    `producer` is the unit that ended in `input_root` (None in round 0). Raises what TaskBook.manifest raises.
+    """
+    spec, manifest = book.spec, book.manifest
+    round_ = spec.round_of(unit)
+    if producer is None:
+        state_blobs: tuple[BlobId, ...] = (BlobId(manifest.initial_state_blob),)
+    else:
+        state_blobs = _state_blobs(book, round_ * spec.units_per_round - 1, producer)
+    needs = [
+        Need(InputKind.PROGRAM, spec.program_root, (BlobId(manifest.program_blob),)),
+        Need(InputKind.STATE, input_root, state_blobs),
+    ]
+    if spec.is_aggregation(unit):
+        for shard in range(spec.shards):
+            index = spec.unit_index(round_, shard)
+            needs.append(Need(InputKind.STATE, units[index].final_state_root, _state_blobs(book, index, units[index])))
+    else:
+        shard_entry = manifest.shards[spec.shard_of(unit)]
+        needs.append(Need(InputKind.DATA, shard_entry.data_root, (BlobId(shard_entry.data_blob),)))
+    return tuple(needs)
+
+
+def _state_blobs(book: TaskBook, index: int, unit: Unit) -> tuple[BlobId, ...]:
+    """Where the worker of a revealed unit says its final state is."""
+    if unit.status < UnitStatus.REVEALED:
+        return ()
+    said = book.results_of(index, unit.node)
+    return blobs_of(result for result in said if result.final_state_root == unit.final_state_root)
+
+
+def is_ready(desk: Desk, book: TaskBook, needs: tuple[Need, ...]) -> bool:
+    return all(desk.has_input(book.task, need.root) for need in needs)
+
+
+def is_reachable(desk: Desk, book: TaskBook, needs: tuple[Need, ...]) -> bool:
+    """Whether everything that is not here yet was announced, and can be opened."""
+    return all(
+        desk.has_input(book.task, need.root)
+        or need.kind is InputKind.PROGRAM
+        or any(book.readable(blob) for blob in need.blobs)
+        for need in needs
+    )
+
+
+def prepare(book: TaskBook, desk: Desk, unit: int, needs: tuple[Need, ...]) -> None:
+    """Fetches what is missing, opens it, checks it against its root, and measures the program once.
+
+    Raises BlobError, StateError or UnreachableError; nothing wrong is ever kept.
+    """
+    program: Program | None = None
+    for need in needs:
+        if need.kind is InputKind.PROGRAM:
+            if not desk.has_input(book.task, need.root):
+                desk.put_input(book.task, need.root, book.program())
+            program = decode_program(desk.get_input(book.task, need.root))
+        elif not desk.has_input(book.task, need.root):
+            assert program is not None, "needs_of puts the program first"
+            types = program.state_types if need.kind is InputKind.STATE else program.data_types
+            desk.put_input(book.task, need.root, fetch_state(book, need.root, need.blobs, types))
+    spec = book.spec
+    if program is not None and not spec.is_aggregation(unit) and desk.speed(spec.program_root) is None:
+        state, data = (decode_state(desk.get_input(book.task, need.root)) for need in needs[1:3])
+        desk.put_speed(spec.program_root, measure(program, state, data, spec))
+
+
+def fetch_state(book: TaskBook, root: bytes, blobs: tuple[BlobId, ...], types: Mapping[str, TensorType]) -> bytes:
+    """The encoded state with this root, from the first blob that has it. Raises the last failure if none has."""
+    max_bytes = STATE_OVERHEAD_BYTES + sum(type_.nbytes for type_ in types.values())
+    failure: AvenueError = BlobError(f"state {root.hex()[:8]} was not announced", code="V-22")
+    for blob in blobs:
+        try:
+            data = book.open(blob, max_bytes)
+            check_state(data, root, types)
+        except BlobError as error:
+            failure = error
+            log.warning("blob refused", task=book.task.hex()[:8], blob=blob.hex()[:8], why=str(error))
+            continue
+        return data
+    raise failure
+
+
+def check_state(data: bytes, root: bytes, types: Mapping[str, TensorType]) -> State:
+    """The state in `data`. Raises BlobError V-22 if it is malformed, of other types, or has another root."""
+    try:
+        state = decode_state(data)
+    except ValueError as error:
+        raise BlobError(f"not a state: {error}", code="V-22") from error
+    if {name: tensor.type for name, tensor in state.items()} != dict(types):
+        raise BlobError("the state's tensors are not those of the program", code="V-22")
+    if state_root(state) != root:
+        raise BlobError(f"the state's root is not {root.hex()[:8]}", code="V-22", hint="its uploader is at fault")
+    return state
+
+
+def measure(program: Program, state: State, data: State, spec: TaskSpec) -> float:
+    """Seconds per step of the program on this machine: a few steps on the real input, after a warm-up."""
+    seed = unit_seed(spec.seed, 0)
+    run_unit(program, state, data, seed, WARM_UP_STEPS, WARM_UP_STEPS)
+    started = time.perf_counter()
+    run_unit(program, state, data, seed, MEASURED_STEPS, MEASURED_STEPS)
+    return (time.perf_counter() - started) / MEASURED_STEPS
