@@ -109,6 +109,10 @@ class NetworkConfig(_Section):
         Field(description="JSON-RPC endpoints, tried in this order"),
     ] = ()
     gateway_url: Annotated[Url, Field(description="gateway of the market: messages and blobs")] = ""
+    deployments_dir: Annotated[
+        str,
+        Field(description="where CHAIN_ID.json tells the contracts; empty: deployments beside this file"),
+    ] = ""
     confirmations: Annotated[
         int, Field(ge=0, le=1000, description="blocks on top of an event before an agent acts on it")
     ] = 0

@@ -80,7 +80,8 @@ class NodeContext:
     @property
     def deployments_dir(self) -> Path:
         """Deployment records of chains that the package does not ship."""
-        return self.home / "deployments"
+        configured = self.network.deployments_dir
+        return Path(configured).expanduser() if configured else self.home / "deployments"
 
     # The chain
 
