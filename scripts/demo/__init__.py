@@ -1,0 +1,1 @@
+"""The main job, end to end, on a chain of its own. `make demo` runs `python -m scripts.demo`."""
