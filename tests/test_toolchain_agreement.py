@@ -41,6 +41,18 @@ def test_the_javascript_side_is_pinned_exactly() -> None:
     assert all(re.fullmatch(r"\d+\.\d+\.\d+", version) for version in versions)
 
 
+def test_the_javascript_lock_names_every_package_of_every_platform() -> None:
+    # `npm ci` refuses a lock in which one is missing, and npm leaves out those that its registry did not have.
+    packages = json.loads(read("package-lock.json"))["packages"]
+    wanted = {
+        name: version
+        for package in packages.values()
+        for kind in ("dependencies", "optionalDependencies")
+        for name, version in package.get(kind, {}).items()
+    }
+    assert {name for name in wanted if f"node_modules/{name}" not in packages} == set()
+
+
 def test_forge_leaves_no_metadata_hash_in_the_code() -> None:
     assert forge_profile()["bytecode_hash"] == "none"
     assert forge_profile()["cbor_metadata"] is False
