@@ -11,9 +11,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from proofs import results
+from proofs.exact.definitions import IntArray
+from proofs.exact.encoding import encode_program
+from proofs.exact.execute import run_unit
+from proofs.exact.initialise import normal_definition, zeros
+from proofs.exact.known_answers import QUESTIONS, info_of
+from proofs.exact.opcodes import Opcode, define, infer
+from proofs.exact.permutation import batch_indices, mix64
+from proofs.exact.program import Program
+from proofs.exact.state import State, encode_state, state_root
+from proofs.exact.tensor import ExactTensor, TensorType
 from proofs.hashing import keccak
 from proofs.merkle import MerkleTree
+from tests.support.programs import linear_regression, mlp, mlp_data, mlp_state, regression_data
 
 VECTORS = Path(__file__).parent.parent / "tests" / "vectors"
 
@@ -22,9 +35,18 @@ LEAF_COUNTS = (1, 2, 3, 4, 5, 7, 8, 13, 33)
 
 def main() -> None:
     VECTORS.mkdir(parents=True, exist_ok=True)
-    for name, cases in (("merkle", merkle_cases()), ("results", result_cases())):
-        text = json.dumps({"cases": cases}, indent=1, sort_keys=False)
-        (VECTORS / f"{name}.json").write_text(text + "\n")
+    written = {
+        "merkle": merkle_cases(),
+        "results": result_cases(),
+        "state": state_cases(),
+        "opcodes": opcode_cases(),
+        "programs": program_cases(),
+        "permutation": permutation_cases(),
+        "initial": initial_cases(),
+    }
+    for name, cases in written.items():
+        lines = ",\n".join(json.dumps(case, ensure_ascii=False) for case in cases)  # one case a line: readable diffs
+        (VECTORS / f"{name}.json").write_text(f'{{"cases": [\n{lines}\n]}}\n')
         print(f"{name}.json: {len(cases)} cases")
 
 
@@ -99,6 +121,126 @@ def result_case(
         "shard_final_roots": hex_list(finals),
         "aggregation_data_root": hexed(results.aggregation_data_root(finals)),
     }
+
+
+def state_cases() -> list[dict[str, Any]]:
+    """Every element width, both ends of every range, a scalar, shapes of several leaves, names out of order."""
+    named = {
+        "w": spread(TensorType((37, 29), 12, 8)),
+        "b": spread(TensorType((1, 300), 8, -3)),
+        "é": spread(TensorType((2, 3, 4, 5), 32, 24)),
+        "t": spread(TensorType((), 40)),
+        "bit": spread(TensorType((3,), 1)),
+        "wide": spread(TensorType((129,), 64, 63)),
+        "exactly/1KiB": spread(TensorType((512,), 16)),
+    }
+    states: list[dict[str, ExactTensor]] = [{name: tensor} for name, tensor in named.items()]
+    states.append(named)
+    return [
+        {
+            "tensors": [
+                {
+                    "name": name,
+                    "shape": list(state[name].type.shape),
+                    "bits": state[name].type.bits,
+                    "frac": state[name].type.frac,
+                    "elements": hexed(state[name].to_bytes()),
+                    "tensor_root": hexed(state[name].root()),
+                }
+                for name in sorted(state, key=str.encode)
+            ],
+            "encoding": hexed(encode_state(state)),
+            "state_root": hexed(state_root(state)),
+        }
+        for state in states
+    ]
+
+
+def spread(type_: TensorType) -> ExactTensor:
+    """Elements over the whole range of a type, its ends first."""
+    values = [type_.lo + mix64(i) % (type_.hi - type_.lo + 1) for i in range(type_.elements)]
+    values[: min(2, len(values))] = [type_.lo, type_.hi][: len(values)]
+    return ExactTensor(type_, torch.tensor(values, dtype=torch.int64).reshape(type_.shape))
+
+
+def opcode_cases() -> list[dict[str, Any]]:
+    """The questions that every kernel is asked at start-up, with the answers of the definitions."""
+    cases = []
+    for opcode in Opcode:
+        for question in QUESTIONS[opcode]:
+            infos = [info_of(operand, constant=opcode is Opcode.LOOKUP) for operand in question.operands]
+            result = infer(opcode, infos, question.attributes)
+            cases.append(
+                {
+                    "opcode": int(opcode),
+                    "name": opcode.name.lower(),
+                    "operands": [array(operand) for operand in question.operands],
+                    "attributes": [number(attribute) for attribute in question.attributes],
+                    "result": array(define(opcode, question.operands, question.attributes)),
+                    "result_range": [number(result.lo), number(result.hi)],
+                }
+            )
+    return cases
+
+
+def array(values: IntArray) -> dict[str, Any]:
+    return {"shape": list(values.shape), "values": [number(value) for value in values.values]}
+
+
+def program_cases() -> list[dict[str, Any]]:
+    """Whole units: canonical encoding, program root, and the state root after every step."""
+    regression, classifier = linear_regression(), mlp(samples=20, widths=(6, 5, 3), batch=7)
+    start = {name: zeros(type_) for name, type_ in regression.state_types.items()}
+    return [
+        program_case("linear regression", regression, start, regression_data(), 2**63 - 1, 5),
+        program_case("mlp", classifier, mlp_state(classifier), mlp_data(20, 6, 3), 12345, 5),
+    ]
+
+
+def program_case(name: str, program: Program, state: State, data: State, seed: int, steps: int) -> dict[str, Any]:
+    run = run_unit(program, state, data, seed, steps, 1)
+    return {
+        "name": name,
+        "program": hexed(encode_program(program)),
+        "program_root": hexed(program.root()),
+        "state": hexed(encode_state(state)),
+        "data": hexed(encode_state(data)),
+        "data_root": hexed(state_root(data)),
+        "seed": number(seed),
+        "steps": steps,
+        "checkpoint_interval": 1,
+        "checkpoint_roots": hex_list(run.checkpoint_roots),
+    }
+
+
+def permutation_cases() -> list[dict[str, Any]]:
+    """Batches at the start, across the end of an epoch, far out, and of a data set of one."""
+    batches = [(0, 0, 10, 10), (1, 0, 10, 10), (2**63 - 1, 6, 1000, 150), (5, 2**31, 60000, 16), (9, 3, 1, 4)]
+    return [
+        {"seed": number(seed), "t": t, "samples": n, "batch": size, "indices": batch_indices(seed, t, n, size)}
+        for seed, t, n, size in batches
+    ]
+
+
+def initial_cases() -> list[dict[str, Any]]:
+    """Initial weights: two tensors of one seed, and one whose type is too narrow for its variance."""
+    asked = [
+        (7, "w0", TensorType((4, 5), 32, 24), (2, 5)),
+        (7, "w1", TensorType((7,), 16, 12), (1, 100)),
+        (2**63 - 1, "w0", TensorType((2, 2, 3), 4, 2), (9, 1)),
+    ]
+    return [
+        {
+            "seed": number(seed),
+            "name": name,
+            "shape": list(type_.shape),
+            "bits": type_.bits,
+            "frac": type_.frac,
+            "variance": list(variance),
+            "values": list(normal_definition(seed, name, type_, variance=variance).values),
+        }
+        for seed, name, type_, variance in asked
+    ]
 
 
 def hex_list(values: Sequence[bytes]) -> list[str]:

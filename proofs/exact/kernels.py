@@ -122,9 +122,8 @@ def rescale(operands: Sequence[Buffer], call: Call) -> Buffer:
         x = torch.add(x, 1 << (shift - 1), out=out)
         x.bitwise_right_shift_(shift)
         out = x
-    lo, hi = ranges.rescaled_range(call.operands[0], shift)
-    least, greatest = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
-    if lo < least or hi > greatest:
+    if may_saturate(call.operands[0], shift, bits):
+        least, greatest = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
         x = torch.clamp(x, least, greatest, out=out)
     return Buffer(x)
 
@@ -144,7 +143,7 @@ def positive(operands: Sequence[Buffer], call: Call) -> Buffer:
 
 def lookup(operands: Sequence[Buffer], call: Call) -> Buffer:
     index, table = operands
-    return Buffer(table.int64[index.int64])
+    return Buffer(torch.take(table.int64, index.int64))
 
 
 def reduce_sum(operands: Sequence[Buffer], call: Call) -> Buffer:
@@ -206,11 +205,22 @@ KERNELS: dict[Opcode, Kernel] = {
     Opcode.PERMUTE: permute,
 }
 
-MAY_ALIAS = frozenset({Opcode.TRANSPOSE, Opcode.BROADCAST, Opcode.RESHAPE, Opcode.RESCALE})
-"""The result may be the operand's own memory, not a copy (rescale: by no bits, when nothing saturates)."""
+VIEWS = frozenset({Opcode.TRANSPOSE, Opcode.BROADCAST, Opcode.RESHAPE})
+"""The result may be the operand's own memory, seen otherwise."""
 
 MAY_REUSE = frozenset({Opcode.ADD, Opcode.SUB, Opcode.MUL, Opcode.RESCALE, Opcode.CLAMP, Opcode.RELU})
 """The kernel can write its result over a dead operand."""
+
+
+def may_saturate(a: ValueInfo, shift: int, bits: int) -> bool:
+    """Whether a rescale can meet a value beyond `bits`; where it can't, nothing is spent on clamping."""
+    lo, hi = ranges.rescaled_range(a, shift)
+    return lo < -(1 << (bits - 1)) or hi > (1 << (bits - 1)) - 1
+
+
+def may_alias(opcode: Opcode, a: ValueInfo, attributes: tuple[int, ...]) -> bool:
+    """Whether the result of an operation on `a` may share its memory: views, and a rescale that has nothing to do."""
+    return opcode in VIEWS or (opcode is Opcode.RESCALE and attributes[0] == 0 and not may_saturate(a, *attributes))
 
 
 def _target(operands: Sequence[Buffer], call: Call) -> Tensor | None:

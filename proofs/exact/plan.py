@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from proofs.exact.kernels import MAY_ALIAS, MAY_REUSE, Buffer, Call, Kernel, fits_float64, matmul_float64
+from proofs.exact.kernels import MAY_REUSE, Buffer, Call, Kernel, fits_float64, matmul_float64, may_alias
 from proofs.exact.known_answers import float64_matmul_is_exact, trusted_kernels
 from proofs.exact.opcodes import Opcode
 from proofs.exact.program import InputKind, Op, Program
@@ -89,7 +89,7 @@ class Lives:
         self.repeated = [False] * len(program.values)
         self.last_read = [-1] * len(program.values)
         for number, op in program.numbered_ops():
-            if op.opcode in MAY_ALIAS:
+            if may_alias(op.opcode, program.values[op.operands[0]], op.attributes):
                 self.group[number] = self.group[op.operands[0]]
                 self.repeated[number] = op.opcode is Opcode.BROADCAST or self.repeated[op.operands[0]]
             for operand in op.operands:
@@ -111,12 +111,13 @@ class Lives:
 
     def reusable(self, number: int, op: Op) -> int | None:
         """An operand whose memory the result may overwrite: made by an operation of this step (never an input or a
-        constant), not a repeated view, and read by nothing later under any of its names."""
+        constant), not a repeated view, read by nothing later under any of its names, and by this operation under one."""
         if op.opcode not in MAY_REUSE:
             return None
         for place, operand in enumerate(op.operands):
             root = self.group[operand]
-            names_dying_here = self.group_last_read[root] == number
-            if root >= self.first_op and not self.repeated[operand] and names_dying_here:
+            dies_here = self.group_last_read[root] == number
+            other_views = any(self.group[other] == root and other != operand for other in op.operands)
+            if root >= self.first_op and dies_here and not self.repeated[operand] and not other_views:
                 return place
         return None

@@ -76,4 +76,4 @@ def check_shape(shape: tuple[int, ...]) -> None:
 
 def bits_for(lo: int, hi: int) -> int:
     """Least `bits` whose range holds lo..hi: bits_for(0, 0) = 1, bits_for(0, 255) = 9. May exceed 64."""
-    return 1 + max(hi.bit_length(), (-lo - 1).bit_length() if lo < 0 else 0)
+    return 1 + max((value if value >= 0 else ~value).bit_length() for value in (lo, hi))

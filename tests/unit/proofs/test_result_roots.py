@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from proofs import merkle, results
 from proofs.hashing import keccak, tag
-
-VECTORS = Path(__file__).parents[2] / "vectors"
-
-
-def cases(name: str) -> list[dict[str, Any]]:
-    loaded: list[dict[str, Any]] = json.loads((VECTORS / f"{name}.json").read_text())["cases"]
-    return loaded
-
-
-def unhex(value: str) -> bytes:
-    return bytes.fromhex(value.removeprefix("0x"))
+from tests.support.vectors import cases, unhex
 
 
 @pytest.mark.parametrize("case", cases("merkle"), ids=lambda case: f"{len(case['leaves'])} leaves")
