@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from node.training.mlp import initial_state
 from proofs.exact.state import State
-from proofs.exact.tensor import dequantise
+from proofs.exact.tensor import dequantise, quantise
 
 if TYPE_CHECKING:
     from node.training.datasets import InputScale, Split
@@ -59,6 +60,26 @@ def to_state_dict(state: State) -> dict[str, torch.Tensor]:
         for ours, theirs in (("w", "weight"), ("b", "bias")):
             weights[f"{2 * layer}.{theirs}"] = dequantise(state[f"{ours}{layer + 1}"])
     return weights
+
+
+def from_state_dict(weights: Mapping[str, torch.Tensor]) -> State:
+    """A training state that starts from given weights, in `Mlp`'s names: velocities zero, step 0.
+
+    Weights are rounded to the nearest 2^-24 and saturate at 128.
+
+    Raises:
+        ValueError: names or shapes are not those of an `Mlp`, or a weight is NaN.
+    """
+    depth = len(weights) // 2
+    names = {f"{2 * layer}.{kind}" for layer in range(depth) for kind in ("weight", "bias")}
+    if not depth or set(weights) != names:
+        raise ValueError(f"not the weights of an MLP: {', '.join(sorted(weights))}")
+    layers = (weights["0.weight"].shape[-1], *(len(weights[f"{2 * layer}.bias"]) for layer in range(depth)))
+    state = dict(initial_state(layers, 0))
+    for layer in range(depth):
+        for ours, theirs in ((f"w{layer + 1}", f"{2 * layer}.weight"), (f"b{layer + 1}", f"{2 * layer}.bias")):
+            state[ours] = quantise(weights[theirs].detach().double().numpy(), state[ours].type)
+    return state
 
 
 def module_of(state: State) -> Mlp:
