@@ -53,16 +53,16 @@ _MIGRATIONS = (
     CREATE UNIQUE INDEX live_keys ON intents (chain, account, key) WHERE state NOT IN ('failed', 'replaced');
     CREATE INDEX by_state ON intents (chain, account, state);
     CREATE TABLE attempts (
-        hash BLOB PRIMARY KEY,
+        hash BLOB NOT NULL,
         intent INTEGER NOT NULL REFERENCES intents (id),
         nonce INTEGER NOT NULL,
         raw BLOB NOT NULL,
         gas INTEGER NOT NULL,
         max_fee_wei TEXT NOT NULL,
         priority_fee_wei TEXT NOT NULL,
-        created_s REAL NOT NULL
+        created_s REAL NOT NULL,
+        PRIMARY KEY (intent, hash)
     );
-    CREATE INDEX by_intent ON attempts (intent);
     """,
 )
 
@@ -178,7 +178,7 @@ class Journal:
                     db.execute(statement)
             db.execute(f"PRAGMA user_version = {len(_MIGRATIONS)}")
 
-    # --- writing ---
+    # -writing ---
 
     def add(self, chain: str, account: str, call: Call, key: str | None) -> Intent:
         """Records a new intent. Without a key it gets a random one.
@@ -237,7 +237,7 @@ class Journal:
             )
             return self._load(intent.id)
 
-    # --- reading ---
+    # -reading ---
 
     def get(self, intent_id: int) -> Intent:
         with self._lock:

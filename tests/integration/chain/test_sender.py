@@ -1,0 +1,360 @@
+"""protocol.sender on a real chain: each thing wanted happens once, whatever breaks in between."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from eth_account import Account
+
+from protocol import transactions
+from protocol.chain import ChainClient
+from protocol.errors import FundsError, StateError, TransactionError, UnreachableError, WaitTimeoutError
+from protocol.fees import GWEI, SendPolicy
+from protocol.journal import Intent, IntentState, Journal
+from protocol.reverts import RevertedError
+from protocol.rpc import connect
+from protocol.sender import Sender
+from protocol.transactions import Call
+from protocol.types import Wei
+from tests.support.anvil import AvenueChain
+from tests.support.flaky_rpc import Fault, FlakyRpc, flaky_rpc
+
+AMOUNT = Wei(7)
+# Short enough for a test, long enough for a busy machine.
+QUICK = SendPolicy(timeout_s=20, rebroadcast_after_s=0.05, replaced_after_s=0.2)
+
+
+class Killed(BaseException):
+    """Stands for `kill -9`: no handler of the code under test catches it."""
+
+
+def payment(avenue: AvenueChain) -> Call:
+    """Seven wei of AVN from account 0 to account 5."""
+    return transactions.transfer(avenue.deployment, avenue.accounts[5].address, AMOUNT)
+
+
+def received(avenue: AvenueChain) -> int:
+    return avenue.client.token_balance(avenue.accounts[5].address)
+
+
+def nonce(avenue: AvenueChain) -> int:
+    return avenue.client.w3.eth.get_transaction_count(avenue.accounts[0].address)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def rpc(avenue: AvenueChain) -> Iterator[FlakyRpc]:
+    with flaky_rpc(avenue.url) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def through(avenue: AvenueChain, rpc: FlakyRpc) -> Iterator[Callable[[SendPolicy], Sender]]:
+    """Makes senders of account 0 whose chain is behind the misbehaving proxy."""
+    w3 = connect(rpc.url, timeout_s=2)
+    client = ChainClient(w3, avenue.deployment)
+    with Journal(avenue.home / "journal.sqlite") as journal:
+        yield lambda policy: Sender(client, avenue.accounts[0], journal, policy)
+    w3.provider.close()  # type: ignore[attr-defined]
+
+
+def only_intent(sender: Sender) -> Intent:
+    rows = sender.journal.unfinished(sender.client.chain_key, sender.address)
+    assert len(rows) == 1
+    return rows[0]
+
+
+# --- sending ---
+
+
+def test_send_reports_what_it_cost(avenue: AvenueChain) -> None:
+    sender = avenue.sender(0)
+    before = avenue.client.gas_balance(sender.address)
+    outcome = sender.send(payment(avenue))
+    assert outcome.status == 1 and received(avenue) == AMOUNT
+    assert before - avenue.client.gas_balance(sender.address) == outcome.cost_wei
+    assert outcome.block == avenue.client.latest_block().number
+
+
+def test_call_that_would_revert_is_not_sent(avenue: AvenueChain) -> None:
+    sender = avenue.sender(6)
+    with pytest.raises(RevertedError, match=r"ERC20InsufficientBalance\(sender=.*balance=0, needed=7\)") as caught:
+        sender.send(payment(avenue))
+    assert isinstance(caught.value, FundsError) and caught.value.exit_code == 6 and caught.value.hint
+    assert avenue.client.w3.eth.get_transaction_count(sender.address) == 0
+
+
+def test_same_key_sends_once(avenue: AvenueChain) -> None:
+    sender = avenue.sender(0)
+    assert sender.send(payment(avenue), "pay") == sender.send(payment(avenue), "pay")
+    assert received(avenue) == AMOUNT
+
+
+def test_same_key_for_another_call_is_refused(avenue: AvenueChain) -> None:
+    sender = avenue.sender(0)
+    sender.send(payment(avenue), "pay")
+    with pytest.raises(StateError) as caught:
+        sender.send(transactions.transfer(avenue.deployment, avenue.accounts[4].address, AMOUNT), "pay")
+    assert caught.value.code == "S-21"
+
+
+def test_missing_gas_money_names_both_numbers(avenue: AvenueChain) -> None:
+    poor = Account.create()
+    avenue.sender(0).send(transactions.transfer(avenue.deployment, poor.address, AMOUNT))
+    avenue.sender(0).send(transactions.transfer_gas_money(poor.address, Wei(1000)))
+    with pytest.raises(FundsError, match=r"has 1000 wei of gas money and needs \d{10,} wei") as caught:
+        avenue.sender(poor).send(payment(avenue))
+    assert caught.value.code == "F-01" and "send it at least" in caught.value.hint
+    assert received(avenue) == 0
+
+
+def test_revert_on_chain_is_decoded(avenue: AvenueChain) -> None:
+    """Both pass the simulation, because the first is not mined when the second is sent."""
+    sender = avenue.sender(0, QUICK)
+    avenue.anvil.set_automine(False)
+    drip = transactions.drip(avenue.deployment, avenue.accounts[5].address)
+    first, second = sender.submit(drip), sender.submit(drip)
+    avenue.anvil.mine()
+    sender.wait(first)
+    with pytest.raises(RevertedError, match=r"block \d+\): CoolingDown|reverted on chain"):
+        sender.wait(second)
+    assert sender.journal.get(second.id).state is IntentState.FAILED
+
+
+def test_refused_price_above_the_cap_sends_nothing(avenue: AvenueChain) -> None:
+    with pytest.raises(TransactionError) as caught:
+        avenue.sender(0, SendPolicy(fee_cap_wei=1)).send(payment(avenue))
+    assert caught.value.code == "T-20" and "cap" in caught.value.hint
+    assert received(avenue) == 0
+
+
+# --- the connection breaks ---
+
+
+def test_answer_lost_after_the_send_does_not_send_twice(
+    avenue: AvenueChain, rpc: FlakyRpc, through: Callable[[SendPolicy], Sender]
+) -> None:
+    rpc.fail("eth_sendRawTransaction", Fault.SWALLOW_ANSWER, times=1)
+    before = nonce(avenue)
+    through(QUICK).send(payment(avenue))
+    assert received(avenue) == AMOUNT and nonce(avenue) == before + 1
+    assert rpc.asked.count("eth_sendRawTransaction") == 1
+
+
+def test_send_that_never_arrived_is_sent_again_with_the_same_bytes(
+    avenue: AvenueChain, rpc: FlakyRpc, through: Callable[[SendPolicy], Sender]
+) -> None:
+    rpc.fail("eth_sendRawTransaction", Fault.CLOSE, times=1)
+    sender = through(QUICK)
+    intent = sender.submit(payment(avenue))
+    assert intent.state is IntentState.SIGNED
+    assert sender.wait(intent).hash == intent.attempts[0].hash
+    assert received(avenue) == AMOUNT and len(sender.journal.get(intent.id).attempts) == 1
+
+
+def test_endpoint_dead_between_send_and_receipt_is_settled_after_a_restart(
+    avenue: AvenueChain, rpc: FlakyRpc, through: Callable[[SendPolicy], Sender]
+) -> None:
+    before = nonce(avenue)
+    sender = through(SendPolicy(timeout_s=0))
+    rpc.fail("eth_getTransactionReceipt", Fault.CLOSE)
+    with pytest.raises(UnreachableError):
+        sender.send(payment(avenue), "pay")
+    rpc.heal()
+    restarted = through(QUICK)
+    (settled,) = restarted.recover()
+    assert settled.state is IntentState.MINED
+    restarted.send(payment(avenue), "pay")
+    assert received(avenue) == AMOUNT and nonce(avenue) == before + 1
+
+
+# --- kill -9, phase by phase ---
+
+
+def test_killed_before_signing_leaves_nothing_behind(avenue: AvenueChain, monkeypatch: pytest.MonkeyPatch) -> None:
+    sender = avenue.sender(0, QUICK)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Sender, "_sign", _die)
+        sender.submit(payment(avenue), "pay")
+    restarted = avenue.sender(0, QUICK)
+    (abandoned,) = restarted.recover()
+    assert abandoned.state is IntentState.FAILED and received(avenue) == 0
+    restarted.send(payment(avenue), "pay")
+    assert received(avenue) == AMOUNT
+
+
+def test_killed_between_journal_and_broadcast_sends_the_same_bytes(
+    avenue: AvenueChain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sender = avenue.sender(0, QUICK)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Sender, "_broadcast_first", _die)
+        sender.submit(payment(avenue), "pay")
+    signed = only_intent(sender)
+    assert signed.state is IntentState.SIGNED and received(avenue) == 0
+    restarted = avenue.sender(0, QUICK)
+    assert restarted.send(payment(avenue), "pay").hash == signed.attempts[0].hash
+    assert received(avenue) == AMOUNT
+
+
+def test_killed_after_broadcast_waits_for_the_same_transaction(avenue: AvenueChain) -> None:
+    avenue.anvil.set_automine(False)
+    sent = avenue.sender(0, QUICK).submit(payment(avenue), "pay")
+    restarted = avenue.sender(0, QUICK)
+    (open_,) = restarted.recover()
+    assert open_.state is IntentState.SENT
+    avenue.anvil.mine()
+    assert restarted.send(payment(avenue), "pay").hash == sent.attempts[0].hash
+    assert received(avenue) == AMOUNT
+
+
+def test_killed_after_mining_reads_the_receipt(avenue: AvenueChain) -> None:
+    sent = avenue.sender(0, QUICK).submit(payment(avenue), "pay")
+    assert sent.state is IntentState.SENT
+    (settled,) = avenue.sender(0, QUICK).recover()
+    assert settled.state is IntentState.MINED and settled.mined_hash == sent.attempts[0].hash
+    assert received(avenue) == AMOUNT
+
+
+def _die(*_: object) -> None:
+    raise Killed
+
+
+# --- stuck, dropped, replaced, reorganised ---
+
+
+def test_stuck_transaction_is_replaced_with_an_eighth_more(avenue: AvenueChain) -> None:
+    avenue.anvil.set_automine(False)
+    sender = avenue.sender(0, SendPolicy(bump_after_s=0.2, timeout_s=20))
+    before = nonce(avenue)
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(sender.send, payment(avenue))
+        wait_until(
+            lambda: any(
+                len(i.attempts) >= 2 for i in sender.journal.unfinished(avenue.client.chain_key, sender.address)
+            )
+        )
+        first, second = only_intent(sender).attempts[:2]
+        avenue.anvil.mine()
+        outcome = running.result()
+    assert second.nonce == first.nonce
+    assert second.max_fee_wei * 8 >= first.max_fee_wei * 9
+    assert second.priority_fee_wei * 8 >= first.priority_fee_wei * 9
+    assert outcome.hash != first.hash
+    assert received(avenue) == AMOUNT and nonce(avenue) == before + 1
+
+
+def test_fee_never_passes_the_cap(avenue: AvenueChain) -> None:
+    avenue.anvil.set_automine(False)
+    cap_wei = 4 * GWEI
+    sender = avenue.sender(0, SendPolicy(fee_cap_wei=cap_wei, bump_after_s=0.05, timeout_s=20))
+    with pytest.raises(TransactionError) as caught:
+        sender.send(payment(avenue), "pay")
+    assert caught.value.code == "T-21" and "max_fee_gwei" in caught.value.hint
+    open_ = only_intent(sender)
+    assert all(attempt.max_fee_wei <= cap_wei for attempt in open_.attempts)
+    avenue.anvil.mine()
+    assert sender.send(payment(avenue), "pay").hash in {attempt.hash for attempt in open_.attempts}
+    assert received(avenue) == AMOUNT
+
+
+def test_dropped_transaction_is_broadcast_again(avenue: AvenueChain) -> None:
+    avenue.anvil.set_automine(False)
+    sender = avenue.sender(0, QUICK)
+    intent = sender.submit(payment(avenue))
+    avenue.anvil.rpc("anvil_dropTransaction", "0x" + intent.attempts[0].hash.hex())
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(sender.wait, intent)
+        wait_until(lambda: avenue.anvil.rpc("txpool_status")["pending"] == "0x1")
+        avenue.anvil.mine()
+        assert running.result().hash == intent.attempts[0].hash
+
+
+def test_nonce_taken_by_another_program_is_noticed(avenue: AvenueChain) -> None:
+    avenue.anvil.set_automine(False)
+    sender = avenue.sender(0, QUICK)
+    intent = sender.submit(payment(avenue), "pay")
+    foreign = avenue.accounts[0].sign_transaction(
+        {
+            "type": 2,
+            "chainId": 31337,
+            "nonce": intent.nonce,
+            "to": avenue.accounts[3].address,
+            "value": 1,
+            "gas": 21_000,
+            "maxFeePerGas": 100 * GWEI,
+            "maxPriorityFeePerGas": 50 * GWEI,
+        }
+    )
+    avenue.client.w3.eth.send_raw_transaction(foreign.raw_transaction)
+    avenue.anvil.mine()
+    with pytest.raises(TransactionError) as caught:
+        sender.wait(intent)
+    assert caught.value.code == "T-22" and sender.journal.get(intent.id).state is IntentState.REPLACED
+    avenue.anvil.set_automine(True)
+    sender.send(payment(avenue), "pay")
+    assert received(avenue) == AMOUNT
+
+
+def test_transaction_lost_in_a_reorganisation_is_sent_again(avenue: AvenueChain) -> None:
+    outcome = avenue.sender(0, QUICK).send(payment(avenue), "pay")
+    avenue.anvil.rpc("anvil_reorg", 1, [])
+    avenue.anvil.rpc("anvil_dropAllTransactions")
+    assert received(avenue) == 0
+    restarted = avenue.sender(0, QUICK)
+    restarted.recover()
+    assert restarted.send(payment(avenue), "pay").hash == outcome.hash
+    assert received(avenue) == AMOUNT
+
+
+def test_wait_ends_when_asked_to_stop(avenue: AvenueChain) -> None:
+    avenue.anvil.set_automine(False)
+    stop = threading.Event()
+    with Journal(avenue.home / "journal.sqlite") as journal:
+        sender = Sender(avenue.client, avenue.accounts[0], journal, QUICK, stop=stop)
+        intent = sender.submit(payment(avenue))
+        stop.set()
+        with pytest.raises(WaitTimeoutError) as caught:
+            sender.wait(intent)
+    assert caught.value.code == "W-02"
+
+
+# --- several at once ---
+
+
+def test_threads_and_processes_of_one_key_do_not_race(avenue: AvenueChain) -> None:
+    """Two senders, each with its own connection to the journal, as two processes have."""
+    senders = [avenue.sender(0, QUICK), avenue.sender(0, QUICK)]
+    before = nonce(avenue)
+    with ThreadPoolExecutor(6) as pool:
+        outcomes = list(pool.map(lambda i: senders[i % 2].send(payment(avenue)), range(12)))
+    assert len({outcome.hash for outcome in outcomes}) == 12
+    assert received(avenue) == 12 * AMOUNT and nonce(avenue) == before + 12
+
+
+def test_one_key_of_two_racing_senders_is_sent_once(avenue: AvenueChain) -> None:
+    senders = [avenue.sender(0, QUICK), avenue.sender(0, QUICK)]
+    with ThreadPoolExecutor(4) as pool:
+        hashes = set(pool.map(lambda i: senders[i % 2].send(payment(avenue), "pay").hash, range(4)))
+    assert len(hashes) == 1 and received(avenue) == AMOUNT
+
+
+def test_journal_of_an_earlier_local_chain_is_no_hindrance(avenue: AvenueChain, tmp_path: Path) -> None:
+    from tests.support.anvil import avenue_chain
+
+    for _ in range(3):
+        avenue.sender(0).send(payment(avenue))
+    with avenue_chain(tmp_path / "second") as second, Journal(avenue.home / "journal.sqlite") as old:
+        Sender(second.client, second.accounts[0], old, QUICK).send(payment(second))
+        assert received(second) == AMOUNT

@@ -1,0 +1,151 @@
+"""A real HTTP server between a client and a chain, which misbehaves on order.
+
+    with flaky_rpc(chain.url) as rpc:
+        rpc.fail("eth_sendRawTransaction", Fault.SWALLOW_ANSWER, times=1)   # it arrives; nobody hears so
+        client = connect(rpc.url)
+
+It listens on a loopback port of its own, forwards JSON-RPC to the real endpoint, and logs what it was asked.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import httpx2
+
+
+class Fault(Enum):
+    """What to do to a request instead of answering it."""
+
+    CLOSE = auto()
+    """Close the connection; the request goes nowhere."""
+    SWALLOW_ANSWER = auto()
+    """Forward the request, then close the connection without the answer."""
+    RATE_LIMIT = auto()
+    """HTTP 429."""
+    SERVER_ERROR = auto()
+    """HTTP 503 without a body of JSON."""
+    REFUSE_RANGE = auto()
+    """A JSON-RPC error, as endpoints give for too wide an eth_getLogs."""
+
+
+@dataclass
+class _Rule:
+    method: str
+    fault: Fault
+    times: int | None
+
+
+@dataclass
+class FlakyRpc:
+    """Handle of the proxy. `asked` lists the JSON-RPC methods in the order in which they came."""
+
+    url: str
+    upstream: str
+    asked: list[str] = field(default_factory=list)
+    lag_blocks: int = 0
+    """How far behind the true head the answers to eth_blockNumber are."""
+    delay_s: float = 0.0
+    max_range_blocks: int | None = None
+    """Widest eth_getLogs range that is answered."""
+    _rules: list[_Rule] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def fail(self, method: str, fault: Fault, times: int | None = None) -> None:
+        """Requests of `method` ("*": any) meet `fault`, the next `times` times or until `heal`."""
+        with self._lock:
+            self._rules.append(_Rule(method, fault, times))
+
+    def heal(self) -> None:
+        """Behaves from now on."""
+        with self._lock:
+            self._rules.clear()
+            self.lag_blocks, self.delay_s, self.max_range_blocks = 0, 0.0, None
+
+    def _fault(self, request: Any) -> Fault | None:
+        methods = [one["method"] for one in request] if isinstance(request, list) else [request["method"]]
+        with self._lock:
+            self.asked.extend(methods)
+            for rule in self._rules:
+                if rule.method == "*" or rule.method in methods:
+                    if rule.times is not None:
+                        rule.times -= 1
+                        if rule.times <= 0:
+                            self._rules.remove(rule)
+                    return rule.fault
+        if self.max_range_blocks is not None and methods == ["eth_getLogs"]:
+            wanted = request["params"][0]
+            if int(wanted["toBlock"], 16) - int(wanted["fromBlock"], 16) >= self.max_range_blocks:
+                return Fault.REFUSE_RANGE
+        return None
+
+    def _bent(self, request: Any, answer: bytes) -> bytes:
+        """The answer, with the head moved back where a lagging endpoint would show an older one."""
+        if not self.lag_blocks or isinstance(request, list) or request["method"] != "eth_blockNumber":
+            return answer
+        document = json.loads(answer)
+        document["result"] = hex(max(int(document["result"], 16) - self.lag_blocks, 0))
+        return json.dumps(document).encode()
+
+
+def _handler(proxy: FlakyRpc, upstream: httpx2.Client) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            request = json.loads(body)
+            fault = proxy._fault(request)
+            if proxy.delay_s:
+                time.sleep(proxy.delay_s)
+            if fault is Fault.CLOSE:
+                return
+            if fault is Fault.RATE_LIMIT:
+                self._answer(429, b"slow down")
+                return
+            if fault is Fault.SERVER_ERROR:
+                self._answer(503, b"<html>try later</html>")
+                return
+            if fault is Fault.REFUSE_RANGE:
+                error = {"code": -32005, "message": "query returned more than 10000 results"}
+                self._answer(200, json.dumps({"jsonrpc": "2.0", "id": request["id"], "error": error}).encode())
+                return
+            answer = upstream.post(proxy.upstream, content=body, headers={"content-type": "application/json"})
+            if fault is not Fault.SWALLOW_ANSWER:
+                self._answer(answer.status_code, proxy._bent(request, answer.content))
+
+        def _answer(self, status: int, body: bytes) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class names it
+            """Quiet: `asked` is the log."""
+
+    return Handler
+
+
+@contextmanager
+def flaky_rpc(upstream: str) -> Iterator[FlakyRpc]:
+    """Starts the proxy to `upstream`, well-behaved at first; stops it at the end."""
+    proxy = FlakyRpc("", upstream)
+    with httpx2.Client(trust_env=False) as client:
+        server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(proxy, client))
+        server.daemon_threads = True
+        proxy.url = f"http://127.0.0.1:{server.server_address[1]}"
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+        thread.start()
+        try:
+            yield proxy
+        finally:
+            server.shutdown()
+            server.server_close()
+            thread.join()
