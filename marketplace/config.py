@@ -73,16 +73,16 @@ class Settings(BaseModel):
 
 
 def load_settings(path: Path) -> Settings:
-    """Raises ConfigError C-40 naming the file and the first thing wrong with it."""
+    """Raises ConfigError C-70 naming the file and the first thing wrong with it."""
     try:
         return Settings.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}", code="C-40") from error
+        raise ConfigError(f"cannot read {path}: {error.strerror}", code="C-70") from error
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path} is not TOML: {error}", code="C-40") from error
+        raise ConfigError(f"{path} is not TOML: {error}", code="C-70") from error
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         key = ".".join(str(part) for part in first["loc"])
         raise ConfigError(
-            f"{path}: {key}: {first['msg']}", code="C-40", hint="marketplace/config.py lists the keys"
+            f"{path}: {key}: {first['msg']}", code="C-70", hint="marketplace/config.py lists the keys"
         ) from error

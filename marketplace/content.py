@@ -34,14 +34,14 @@ class StorageFullError(StateError):
     """The gateway cannot take more bytes: its disk is full, or a quota is used up. Nothing half-written stays
     behind."""
 
-    default_code = "S-20"
+    default_code = "S-70"
     default_hint = "upload to another gateway, or ask this one's operator for space; chunks stored so far are kept"
 
 
 class UnknownBlobError(StateError):
     """No such blob or chunk here."""
 
-    default_code = "S-21"
+    default_code = "S-71"
     default_hint = "its owner has not uploaded it to this gateway (yet)"
 
 
@@ -217,7 +217,7 @@ class ContentStore:
         if theirs + size > self._limits.sender_quota_bytes:
             raise StorageFullError(
                 f"{sender} has {theirs} of its {self._limits.sender_quota_bytes} bytes here, {size} more do not fit",
-                code="S-22",
+                code="S-72",
             )
 
     def _drop_abandoned(self) -> None:

@@ -50,11 +50,11 @@ _BYTES32: TypeAdapter[bytes] = TypeAdapter(Bytes32)
 
 
 def parse_bytes32(text: str) -> bytes:
-    """32 bytes from a URL. Raises UsageError U-41."""
+    """32 bytes from a URL. Raises UsageError U-71."""
     try:
         return _BYTES32.validate_python(text)
     except ValidationError as error:
-        raise UsageError(f"{text[:80]!r} is not 0x and 64 hex digits", code="U-41") from error
+        raise UsageError(f"{text[:80]!r} is not 0x and 64 hex digits", code="U-71") from error
 
 
 _HEX_ID = Path(description="0x and 64 hex digits", examples=["0x" + "ab" * 32])

@@ -61,7 +61,7 @@ def install(app: FastAPI) -> None:
     async def _invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        return error_response(422, ErrorBody(code="U-40", message=f"{where}: {first['msg']}", hint="see /openapi.json"))
+        return error_response(422, ErrorBody(code="U-70", message=f"{where}: {first['msg']}", hint="see /openapi.json"))
 
     @app.exception_handler(HTTPException)
     async def _http(_request: Request, error: HTTPException) -> JSONResponse:

@@ -14,7 +14,7 @@ _MAX_NAMES = 50_000
 class TooManyRequestsError(UnreachableError):
     """The server is there, but not for you right now. `retry_after_s` says when."""
 
-    default_code = "N-22"
+    default_code = "N-32"
 
     def __init__(self, message: str, retry_after_s: float) -> None:
         super().__init__(message, hint=f"try again in {max(1, round(retry_after_s))} s")

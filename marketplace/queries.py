@@ -62,12 +62,12 @@ class Queries:
         )
 
     def task(self, task: bytes) -> TaskView:
-        """Raises StateError S-30."""
+        """Raises StateError S-73."""
         with Session(self._engine) as session:
             return self._task_view(session, self._row(session, TaskRow, task, "task"))
 
     def units(self, task: bytes, *, after: int = -1, limit: int = 500) -> ListAnswer[UnitView]:
-        """By number, open ones included. `next` is the last unit's number. Raises StateError S-30."""
+        """By number, open ones included. `next` is the last unit's number. Raises StateError S-73."""
         with Session(self._engine) as session:
             row = self._row(session, TaskRow, task, "task")
             first, total = after + 1, row.rounds * _units_per_round(row)
@@ -86,7 +86,7 @@ class Queries:
         return ListAnswer[NodeView](items=tuple(views), next=following, as_of_block=self._indexed_block())
 
     def node(self, node: int) -> NodeView:
-        """Raises StateError S-30."""
+        """Raises StateError S-73."""
         with Session(self._engine) as session:
             return _node_view(self._row(session, NodeRow, node, "node"))
 
@@ -147,7 +147,7 @@ class Queries:
         if row is None:
             shown = to_hex(key) if isinstance(key, bytes) else str(key)
             hint = "the index may be a few blocks behind: see /api/v1/status"
-            raise StateError(f"no {what} {shown}", code="S-30", hint=hint)
+            raise StateError(f"no {what} {shown}", code="S-73", hint=hint)
         return row
 
     def _task_view(self, session: Session, row: TaskRow) -> TaskView:

@@ -106,7 +106,7 @@ class GatewayClient:
             query["kind"] = kind
         page = self._get("/messages", ListAnswer[MailItem], query)
         if any(item.id <= after for item in page.items):
-            raise UnreachableError(f"{self._base_url} repeats its mailbox", code="N-21", hint="use another gateway")
+            raise UnreachableError(f"{self._base_url} repeats its mailbox", code="N-31", hint="use another gateway")
         return list(page.items)
 
     # --- blobs ---
@@ -114,7 +114,7 @@ class GatewayClient:
     def upload_blob(self, data: bytes, task: bytes = ZERO32) -> BlobId:
         """Announces a blob and sends the chunks that the gateway lacks. Returns its id. Repeat it to resume.
 
-        Raises BlobError, StandingError, StateError (S-20: no space there), UnreachableError.
+        Raises BlobError, StandingError, StateError (S-70: no space there), UnreachableError.
         """
         index = index_of(data)
         announcement = BlobAnnounce(blob=index.blob_id, size=index.size, index=index.leaves)
@@ -129,7 +129,7 @@ class GatewayClient:
         return BlobId(index.blob_id)
 
     def blob_info(self, blob_id: bytes) -> BlobInfo:
-        """What the gateway says of a blob, unchecked. Raises StateError S-21 if it has none."""
+        """What the gateway says of a blob, unchecked. Raises StateError S-71 if it has none."""
         return self._get(f"/blobs/{to_hex(blob_id)}", BlobInfo)
 
     @overload
@@ -143,7 +143,7 @@ class GatewayClient:
 
         Size and index are checked against the id, and the size against `max_size` bytes, before anything is allocated;
         every chunk is checked before it is kept. With `dest_path`, what an earlier try left in `<dest_path>.partial` is
-        checked and kept. Raises BlobError naming the chunk, StateError S-21 if the gateway lacks some of it,
+        checked and kept. Raises BlobError naming the chunk, StateError S-71 if the gateway lacks some of it,
         UnreachableError.
         """
         index = self._checked_index(blob_id, max_size)
@@ -171,7 +171,7 @@ class GatewayClient:
         if info.missing:
             raise StateError(
                 f"{len(info.missing)} of {index.chunks} chunks of blob {name} are not uploaded yet",
-                code="S-21",
+                code="S-71",
                 hint="wait for its uploader, or ask it to upload again",
             )
         return index
@@ -260,7 +260,7 @@ class GatewayClient:
                 self._pause(min(wait_s, _MAX_PAUSE_S))
         raise UnreachableError(
             f"gateway {self._base_url} does not serve {method} {path} after {_TRIES} tries: {reason}",
-            code="N-20",
+            code="N-30",
             hint="is it running? `avenue doctor` checks gateway_url",
         )
 
@@ -280,7 +280,7 @@ def _refusal(status: int, body: bytes, base_url: str) -> AvenueError:
     except ValidationError:
         return UnreachableError(
             f"{base_url} answers HTTP {status} and nothing that a gateway would say",
-            code="N-21",
+            code="N-31",
             hint="is gateway_url the address of an Avenue gateway?",
         )
 
@@ -292,7 +292,7 @@ def _parsed(model: type[AnswerT], body: bytes, base_url: str) -> AnswerT:
         first = error.errors(include_url=False, include_input=False)[0]
         raise UnreachableError(
             f"{base_url} does not answer like a gateway: {first['msg']} at {first['loc']}",
-            code="N-21",
+            code="N-31",
             hint="is gateway_url the address of an Avenue gateway?",
         ) from error
 

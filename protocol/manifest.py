@@ -69,7 +69,7 @@ class TaskManifest(WireModel):
         return manifest
 
     def check_against(self, spec: TaskSpec) -> None:
-        """Raises VerificationError (V-20) where the manifest contradicts the specification on chain."""
+        """Raises VerificationError (V-16) where the manifest contradicts the specification on chain."""
         if len(self.shards) != spec.shards:
             raise _contradiction(f"it lists {len(self.shards)} shards, the task has {spec.shards}")
         if self.private != spec.is_private:
@@ -79,4 +79,4 @@ class TaskManifest(WireModel):
 
 
 def _contradiction(what: str) -> VerificationError:
-    return VerificationError(f"the manifest contradicts the task: {what}", code="V-20", hint="do not work on this task")
+    return VerificationError(f"the manifest contradicts the task: {what}", code="V-16", hint="do not work on this task")

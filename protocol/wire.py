@@ -43,7 +43,7 @@ _BY_CODE: Mapping[str, type[AvenueError]] = {
         errors.ReplayError,
         errors.BlobError,
     )
-} | dict.fromkeys(("V-11", "V-12", "V-13", "V-14", "V-15"), errors.BlobError)
+} | dict.fromkeys((f"V-{number}" for number in range(10, 16)), errors.BlobError)
 
 
 class Answer(BaseModel):

@@ -27,10 +27,10 @@ def readyz(gateway: GatewayDep) -> JSONResponse:
     """The chain is read and the index is near its head."""
     status = status_of(gateway)
     if status.index_error is not None:
-        return error_response(503, ErrorBody(code="N-23", message=status.index_error, hint="is the chain reachable?"))
+        return error_response(503, ErrorBody(code="N-33", message=status.index_error, hint="is the chain reachable?"))
     if status.lag_blocks is None or status.lag_blocks > READY_LAG_BLOCKS:
         behind = "not read yet" if status.lag_blocks is None else f"{status.lag_blocks} blocks behind"
-        return error_response(503, ErrorBody(code="N-24", message=f"the index is {behind}", hint="wait a little"))
+        return error_response(503, ErrorBody(code="N-34", message=f"the index is {behind}", hint="wait a little"))
     return JSONResponse({"ok": True, "indexed_block": status.indexed_block})
 
 

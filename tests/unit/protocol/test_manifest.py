@@ -98,5 +98,5 @@ def test_manifest_that_agrees_with_the_chain_passes() -> None:
     ids=["shards", "private", "data root"],
 )
 def test_manifest_that_contradicts_the_chain_is_refused(spec: TaskSpec) -> None:
-    with pytest.raises(VerificationError, match="V-20"):
+    with pytest.raises(VerificationError, match="V-16"):
         MANIFEST.check_against(spec)
