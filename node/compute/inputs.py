@@ -15,20 +15,17 @@ from enum import StrEnum
 import structlog
 
 from node.compute.desk import Desk
+from node.states import fetch_state
 from node.taskbook import TaskBook, blobs_of
 from proofs.exact.encoding import decode_program
 from proofs.exact.execute import run_unit
 from proofs.exact.program import Program
-from proofs.exact.state import State, decode_state, state_root
-from proofs.exact.tensor_type import TensorType
+from proofs.exact.state import State, decode_state
 from proofs.results import unit_seed
-from protocol.errors import AvenueError, BlobError
 from protocol.types import BlobId, TaskSpec, Unit, UnitStatus
 
 WARM_UP_STEPS = 1
 MEASURED_STEPS = 3
-STATE_OVERHEAD_BYTES = 1 << 16
-"""Names and types in an encoded state, beside its elements."""
 
 log = structlog.get_logger(__name__)
 
@@ -116,35 +113,6 @@ def prepare(book: TaskBook, desk: Desk, unit: int, needs: tuple[Need, ...]) -> N
     if program is not None and not spec.is_aggregation(unit) and desk.speed(spec.program_root) is None:
         state, data = (decode_state(desk.get_input(book.task, need.root)) for need in needs[1:3])
         desk.put_speed(spec.program_root, measure(program, state, data, spec))
-
-
-def fetch_state(book: TaskBook, root: bytes, blobs: tuple[BlobId, ...], types: Mapping[str, TensorType]) -> bytes:
-    """The encoded state with this root, from the first blob that has it. Raises the last failure if none has."""
-    max_bytes = STATE_OVERHEAD_BYTES + sum(type_.nbytes for type_ in types.values())
-    failure: AvenueError = BlobError(f"state {root.hex()[:8]} was not announced", code="V-22")
-    for blob in blobs:
-        try:
-            data = book.open(blob, max_bytes)
-            check_state(data, root, types)
-        except BlobError as error:
-            failure = error
-            log.warning("blob refused", task=book.task.hex()[:8], blob=blob.hex()[:8], why=str(error))
-            continue
-        return data
-    raise failure
-
-
-def check_state(data: bytes, root: bytes, types: Mapping[str, TensorType]) -> State:
-    """The state in `data`. Raises BlobError V-22 if it is malformed, of other types, or has another root."""
-    try:
-        state = decode_state(data)
-    except ValueError as error:
-        raise BlobError(f"not a state: {error}", code="V-22") from error
-    if {name: tensor.type for name, tensor in state.items()} != dict(types):
-        raise BlobError("the state's tensors are not those of the program", code="V-22")
-    if state_root(state) != root:
-        raise BlobError(f"the state's root is not {root.hex()[:8]}", code="V-22", hint="its uploader is at fault")
-    return state
 
 
 def measure(program: Program, state: State, data: State, spec: TaskSpec) -> float:

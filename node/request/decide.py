@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from node.request.view import AcceptPolicy, Ask, Policy, RequestView
+from node.request.view import REQUESTER, AcceptPolicy, Ask, Policy, RequestView
 from protocol.types import BlobId, NodeId, TaskStatus, UnitStatus
 
 IN_WORK = (UnitStatus.CLAIMED, UnitStatus.COMMITTED)
@@ -66,17 +66,24 @@ class Withdraw:
 
 
 @dataclass(frozen=True, slots=True)
+class Collect:
+    """Collect the compensation for units that nodes let lapse."""
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     """Nothing is left to do."""
 
 
-Action = GrantKeys | Admit | SignAcceptance | Expire | Finalise | Close | Withdraw | Finished
+Action = GrantKeys | Admit | SignAcceptance | Expire | Finalise | Close | Withdraw | Collect | Finished
 
 
 def decide(view: RequestView, policy: Policy) -> tuple[Action, ...]:
     """Every move the requester should make now, most urgent first."""
     if view.state.status is TaskStatus.CLOSED:
-        return (Withdraw(),) if view.credit > 0 else (Finished(),)
+        rest: list[Action] = [Withdraw()] if view.credit > 0 else []
+        rest += [Collect()] if view.compensation > 0 else []
+        return tuple(rest) or (Finished(),)
     actions: list[Action] = []
     if view.spec.is_private:
         actions += _missing_grants(view)
@@ -107,6 +114,10 @@ def entitled_blobs(view: RequestView, shards: int) -> tuple[BlobId, ...]:
 
 
 def _missing_grants(view: RequestView) -> Iterator[GrantKeys]:
+    # The requester's own copies first: whoever has its encryption key can then run the task from another machine.
+    own = _ungranted(view, REQUESTER, view.shard_blobs + view.state_blobs)
+    if own:
+        yield GrantKeys(REQUESTER, own)
     for node, offer in sorted(view.offers.items()):
         blobs = _ungranted(view, node, entitled_blobs(view, offer.shards))
         if blobs:

@@ -104,9 +104,11 @@ class RequestView:
     accepted: frozenset[int] = frozenset()
     """Units whose present result has an acceptance in the mailbox."""
     unacceptable: frozenset[int] = frozenset()
-    """Units whose data was looked at and found missing or wrong; looked at again after a while."""
+    """Units whose data is being looked at, or was found missing or wrong; looked at again after a while."""
     credit: Wei = NO_WEI
     """The requester's credit in the market, withdrawable."""
+    compensation: Wei = NO_WEI
+    """The requester's shares of slashed collateral, collectable."""
 
     @property
     def task(self) -> TaskId:

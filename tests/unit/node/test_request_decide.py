@@ -11,6 +11,7 @@ from node.request.decide import (
     Action,
     Admit,
     Close,
+    Collect,
     Expire,
     Finalise,
     Finished,
@@ -19,7 +20,7 @@ from node.request.decide import (
     Withdraw,
     decide,
 )
-from node.request.view import AcceptPolicy, Announced, Ask, Offer, Policy, RequestView
+from node.request.view import REQUESTER, AcceptPolicy, Announced, Ask, Offer, Policy, RequestView
 from protocol.types import BlobId, NodeId, TaskState, TaskStatus, Unit, UnitStatus, Wei
 from tests.unit.node.compute_views import NOW, OPEN, make_spec, make_unit, units
 
@@ -27,6 +28,7 @@ DATA = (BlobId(b"\xd0" * 32), BlobId(b"\xd1" * 32))
 STATE = BlobId(b"\x5a" * 32)
 A, B, C = NodeId(1), NodeId(2), NodeId(3)
 PLAN = Policy()
+OWN = frozenset((blob, REQUESTER) for blob in (*DATA, STATE))
 
 
 def make_view(units: dict[int, Unit] | None = None, **changes: object) -> RequestView:
@@ -41,6 +43,7 @@ def make_view(units: dict[int, Unit] | None = None, **changes: object) -> Reques
         units=whole,
         shard_blobs=DATA,
         state_blobs=(STATE,),
+        granted=OWN,
     )
     return replace(view, **changes)  # type: ignore[arg-type]
 
@@ -54,7 +57,7 @@ def offer(shards: int, message_id: int = 5, age_s: int = 100) -> Offer:
 
 
 def granted(node: NodeId, *blobs: BlobId) -> frozenset[tuple[BlobId, NodeId]]:
-    return frozenset((blob, node) for blob in blobs)
+    return OWN | {(blob, node) for blob in blobs}
 
 
 def chosen(view: RequestView, policy: Policy = PLAN) -> tuple[Action, ...]:
@@ -123,6 +126,10 @@ def test_missing_grants_are_made_for_entitled_readers_only() -> None:
     assert chosen(view) == (GrantKeys(A, (STATE,)), GrantKeys(B, (DATA[1], STATE)))
 
 
+def test_requester_keeps_its_own_keys_in_the_mailbox() -> None:
+    assert chosen(make_view(granted=frozenset())) == (GrantKeys(REQUESTER, (*DATA, STATE)),)
+
+
 def test_blob_whose_key_the_requester_lacks_is_not_granted() -> None:
     view = make_view(offers={A: offer(0b01)}, granted=granted(A, DATA[0]), ungrantable=frozenset({STATE}))
     assert chosen(view) == ()
@@ -164,6 +171,7 @@ def test_task_is_closed_when_all_units_are_final_and_its_credit_withdrawn() -> N
     assert chosen(done) == (Close(),)
     closed = replace(done, state=TaskState(Wei(0), 0, spec.units, TaskStatus.CLOSED))
     assert chosen(replace(closed, credit=Wei(5))) == (Withdraw(),)
+    assert chosen(replace(closed, compensation=Wei(5))) == (Collect(),)
     assert chosen(closed) == (Finished(),)
 
 
@@ -243,6 +251,8 @@ def test_admissions_are_to_open_shards_and_come_with_every_key(view: RequestView
 def test_no_key_goes_to_a_reader_that_is_not_entitled(view: RequestView, accept: AcceptPolicy) -> None:
     for action in chosen(view, Policy(accept=accept)):
         if isinstance(action, GrantKeys):
+            if action.reader == REQUESTER:
+                continue
             shards = view.offers[action.reader].shards
             allowed = {blob for s, blob in enumerate(view.shard_blobs) if shards >> s & 1} | {STATE}
             assert set(action.blobs) <= allowed

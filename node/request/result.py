@@ -1,0 +1,87 @@
+"""The trained model: fetched, checked against the chain, and written so that ordinary PyTorch loads it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors.torch import save
+
+from node.context import NodeContext
+from node.files import write_whole
+from node.request.check import program_of
+from node.request.prepare import load_content_keys
+from node.request.view import REQUESTER
+from node.states import fetch_state
+from node.taskbook import TaskBook, blobs_of
+from node.taskfeed import TaskFeed
+from node.training.float32 import layers_of, to_state_dict
+from proofs.exact.state import State, decode_state
+from protocol.errors import StateError
+from protocol.types import ZERO32, TaskId, TaskSpec
+
+
+@dataclass(frozen=True, slots=True)
+class SavedResult:
+    """What was written, and which state on chain it is."""
+
+    path: Path
+    task: TaskId
+    state_root: bytes
+    layers: tuple[int, ...]
+    bytes_written: int
+
+
+def save_result(context: NodeContext, task_id: TaskId, path: Path | str) -> SavedResult:
+    """Writes the model as safetensors, under the names of `torch.nn.Sequential(Linear, ReLU, ..., Linear)`.
+
+    The metadata name the task and the state root. Raises as `fetch_result`, and OSError.
+    """
+    root, state = fetch_result(context, task_id)
+    layers = layers_of(state)
+    metadata = {
+        "avenue.task": "0x" + task_id.hex(),
+        "avenue.state_root": "0x" + root.hex(),
+        "avenue.model": json.dumps({"kind": "mlp", "layers": layers}),
+    }
+    data = save({name: tensor.contiguous() for name, tensor in to_state_dict(state).items()}, metadata)
+    write_whole(Path(path), data)
+    return SavedResult(Path(path), task_id, root, layers, len(data))
+
+
+def fetch_result(context: NodeContext, task_id: TaskId) -> tuple[bytes, State]:
+    """The root of the trained state on chain, and the state that has it.
+
+    Raises StateError S-43 (no such task), S-44 (not trained to the end yet), S-46 (not announced), BlobError if the key
+    is missing or the blob is not that state, UnreachableError.
+    """
+    spec = TaskFeed(context).posted(task_id).spec
+    root = context.client.input_state_root(spec, spec.rounds)
+    if root == ZERO32:
+        raise StateError(
+            f"task 0x{task_id.hex()[:8]} is not trained to the end yet",
+            code="S-44",
+            hint=f"avenue task watch 0x{task_id.hex()}",
+        )
+    book = open_book(context, spec)
+    book.poll()
+    last = spec.units - 1
+    producer = context.client.unit(task_id, last)
+    blobs = blobs_of(r for r in book.results_of(last, producer.node) if r.final_state_root == root)
+    if not blobs:
+        raise StateError(
+            f"node {producer.node} has not announced where the final state is",
+            code="S-46",
+            hint="its agent announces it before it reveals; is the gateway the one that the node uses?",
+        )
+    return root, decode_state(fetch_state(book, root, blobs, program_of(book).state_types))
+
+
+def open_book(context: NodeContext, spec: TaskSpec) -> TaskBook:
+    """The task's mailbox as the requester reads it, with the keys that it made itself."""
+    book = TaskBook(spec, context.gateway, context.domain, context.client.node_of, context.encryption_key, REQUESTER)
+    if book.keyring is not None:
+        for blob, key in load_content_keys(context.data_dir, book.task).items():
+            book.keyring.put(blob, key)
+    return book
