@@ -67,6 +67,8 @@ class NodeContext:
 
         def make() -> Path:
             path = self.loaded.data_dir / str(self.network.chain_id)
+            if self.dev_account_index is not None:  # several development accounts may share one home
+                path /= f"dev-{self.dev_account_index}"
             try:
                 path.mkdir(mode=0o700, parents=True, exist_ok=True)
             except OSError as error:

@@ -27,8 +27,8 @@ def doctor(
 ) -> int:
     """Check everything that the role needs; exit code 9 if it fails.
 
-    Python, kernels, configuration, keys, disk, chain, clock, contracts, gas money, tokens, stake, gateway: each with what
-    to do about it.
+    Python, kernels, configuration, keys, disk, chain, clock, contracts, gas money, tokens, stake, gateway: each with
+    what to do about it.
     """
     from node.doctor import Status, examine
     from node.threads import pin_threads
