@@ -1,0 +1,170 @@
+"""A whole plan trains a real model, in one process or in many, to the same bits."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from node.request.task_file import TaskFile, load_task_file
+from node.training.datasets import Dataset, digits
+from node.training.float32 import evaluate, to_state_dict, train_float32
+from node.training.mlp import loss_of
+from node.training.plan import Plan, PlanRun, prepare_plan, run_plan
+from proofs.exact.aggregate import aggregate
+from proofs.exact.execute import Stopped, run_unit
+from proofs.exact.permutation import batch_indices
+from proofs.exact.state import State, decode_state, encode_state, state_root
+from proofs.results import unit_seed
+from protocol.errors import UsageError
+
+DIGITS = Path(__file__).parents[3] / "examples" / "digits.toml"
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    return digits()
+
+
+@pytest.fixture(scope="module")
+def plan(data: Dataset) -> Plan:
+    return prepare_plan(load_task_file(DIGITS), data)
+
+
+@pytest.fixture(scope="module")
+def trained(plan: Plan) -> PlanRun:
+    return run_plan(plan)
+
+
+def changed(**training: object) -> TaskFile:
+    task = load_task_file(DIGITS)
+    return task.model_copy(update={"training": task.training.model_copy(update=training)})
+
+
+def with_shards(shards: int) -> TaskFile:
+    task = load_task_file(DIGITS)
+    return task.model_copy(update={"task": task.task.model_copy(update={"shards": shards})})
+
+
+def test_digits_reach_093_and_the_loss_says_so(plan: Plan, trained: PlanRun, data: Dataset) -> None:
+    assert data.test is not None
+    assert evaluate(trained.final_state, data.test, data.scale) >= 0.93
+    assert loss_of(trained.final_state) < 0.2 < 2 < loss_of(plan.initial_state)
+    assert evaluate(plan.initial_state, data.test, data.scale) < 0.3, "it could do that before training"
+
+
+def test_exported_weights_load_into_a_module_written_by_hand(tmp_path: Path, trained: PlanRun, data: Dataset) -> None:
+    save_file(to_state_dict(trained.final_state), tmp_path / "model.safetensors")
+    module = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+    module.load_state_dict(load_file(tmp_path / "model.safetensors"))
+    assert data.test is not None
+    predicted = module(torch.from_numpy(data.test.x.astype(np.float32) / 16)).argmax(1)
+    accuracy = float((predicted.numpy() == data.test.y).mean())
+    assert accuracy == evaluate(trained.final_state, data.test, data.scale) >= 0.93
+
+
+def test_float32_twin_ends_within_two_points(plan: Plan, trained: PlanRun, data: Dataset) -> None:
+    assert data.test is not None
+    twin = evaluate(train_float32(plan), data.test, data.scale)
+    assert abs(twin - evaluate(trained.final_state, data.test, data.scale)) <= 0.02
+
+
+def test_units_run_apart_end_in_the_same_bits(plan: Plan, trained: PlanRun) -> None:
+    """Each unit as a stranger would run it: from bytes, in any order, one of them stopped and resumed elsewhere."""
+    shuffle = random.Random(1)
+    state_bytes = encode_state(plan.initial_state)
+    for round_, roots in enumerate(trained.rounds):
+        ends: dict[int, State] = {}
+        for shard in shuffle.sample(range(len(plan.shards)), len(plan.shards)):
+            ends[shard] = _unit_with_interruption(plan, decode_state(state_bytes), shard, stop_at=7 + 30 * round_)
+        assert tuple(state_root(ends[shard]) for shard in range(len(ends))) == roots.shards
+        assert plan.aggregation is not None
+        ordered = [ends[shard] for shard in range(len(ends))]
+        state_bytes = encode_state(aggregate(plan.aggregation, decode_state(state_bytes), ordered))
+    assert state_root(decode_state(state_bytes)) == trained.rounds[-1].output == state_root(trained.final_state)
+
+
+def _unit_with_interruption(plan: Plan, state: State, shard: int, *, stop_at: int) -> State:
+    done = 0
+
+    def count(step: int, _: State) -> None:
+        nonlocal done
+        done = step
+
+    data = decode_state(encode_state(plan.shard_state(shard)))
+    fixed = (plan.program, data, unit_seed(plan.seed, shard), plan.steps, plan.checkpoint_interval)
+    program, data, seed, steps, interval = fixed
+    with pytest.raises(Stopped) as stopped:
+        run_unit(program, state, data, seed, steps, interval, on_step=count, stop=lambda: done >= stop_at)
+    kept = decode_state(encode_state(stopped.value.state))
+    return run_unit(
+        program,
+        kept,
+        data,
+        seed,
+        steps,
+        interval,
+        start_step=stopped.value.step,
+        checkpoint_roots=stopped.value.checkpoint_roots,
+    ).final_state
+
+
+def test_same_task_prepares_to_the_same_roots(plan: Plan, data: Dataset) -> None:
+    again = prepare_plan(load_task_file(DIGITS), data)
+    assert again.program.root() == plan.program.root()
+    assert state_root(again.initial_state) == state_root(plan.initial_state)
+    for shard in range(len(plan.shards)):
+        assert state_root(again.shard_state(shard)) == state_root(plan.shard_state(shard))
+
+
+def test_another_seed_changes_weights_cut_and_order(plan: Plan, data: Dataset) -> None:
+    other = prepare_plan(changed(seed=8), data)
+    assert state_root(other.initial_state) != state_root(plan.initial_state)
+    assert state_root(other.shard_state(0)) != state_root(plan.shard_state(0))
+    assert not torch.equal(other.batches(0, 0), plan.batches(0, 0))
+    assert other.program.root() == plan.program.root()
+
+
+@pytest.mark.parametrize("round_", [0, 2])
+def test_batches_are_those_of_the_definition(plan: Plan, round_: int) -> None:
+    samples = plan.shards[1].samples
+    for step, batch in enumerate(plan.batches(round_, 1)):
+        t = round_ * plan.steps + step
+        assert batch.tolist() == batch_indices(unit_seed(plan.seed, 1), t, samples, plan.batch_size)
+
+
+def test_batches_pass_over_every_sample_once_an_epoch(plan: Plan) -> None:
+    samples = plan.shards[0].samples
+    taken = plan.batches(0, 0).flatten()[:samples]
+    assert sorted(taken.tolist()) == list(range(samples))
+
+
+def test_single_shard_needs_no_aggregation(data: Dataset) -> None:
+    task = with_shards(1)
+    short = task.model_copy(
+        update={"training": task.training.model_copy(update={"steps_per_round": 5, "checkpoint_interval": 5})}
+    )
+    plan = prepare_plan(short, data)
+    assert plan.aggregation is None
+    run = run_plan(plan)
+    assert [roots.shards[0] for roots in run.rounds] == [roots.output for roots in run.rounds]
+    assert int(run.final_state["t"].values) == 5 * plan.rounds
+
+
+def test_rounds_are_reported_in_order(data: Dataset) -> None:
+    plan = prepare_plan(changed(steps_per_round=2, checkpoint_interval=2), data)
+    seen = []
+    run = run_plan(plan, on_round=lambda round_, state: seen.append((round_, state_root(state))))
+    assert seen == [(round_, roots.output) for round_, roots in enumerate(run.rounds)]
+
+
+def test_more_shards_than_samples_is_refused(data: Dataset) -> None:
+    few = Dataset(data.name, type(data.train)(data.train.x[:2], data.train.y[:2]), None, 10, data.scale)
+    with pytest.raises(UsageError) as caught:
+        prepare_plan(with_shards(3), few)
+    assert caught.value.code == "U-37"
