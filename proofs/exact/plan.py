@@ -111,7 +111,8 @@ class Lives:
 
     def reusable(self, number: int, op: Op) -> int | None:
         """An operand whose memory the result may overwrite: made by an operation of this step (never an input or a
-        constant), not a repeated view, read by nothing later under any of its names, and by this operation under one."""
+        constant), not a repeated view, read by nothing later under any of its names and by this operation under one.
+        """
         if op.opcode not in MAY_REUSE:
             return None
         for place, operand in enumerate(op.operands):

@@ -24,7 +24,7 @@ from proofs.exact.tensor_type import INT64_MAX, INT64_MIN, TensorError, TensorTy
 MAX_NAME_BYTES = 128
 MAX_INPUTS = 2**16 - 1
 MAX_OPS = 2**20
-MAX_CONSTANT_BYTES = 2**24
+MAX_CONSTANT_BYTES = 2**22
 """In all constants together: programs travel, and every verifier holds one in memory."""
 
 SEED_TYPE = TensorType((), 64, 0)

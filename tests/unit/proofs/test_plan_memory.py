@@ -1,4 +1,4 @@
-"""Where the executor may write over a dead value, and where that would be wrong. Each case once had, or could have, a bug."""
+"""Where the executor may write over a dead value, and where that would be wrong: no condition can be removed."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from proofs.exact.plan import Plan
 from proofs.exact.reference import reference_step
 from proofs.exact.tensor import ExactTensor, TensorType
 
+SHAPING = ("reshape", "broadcast")
 SQUARE = TensorType((3, 3), 16)
 Body = Callable[[ProgramBuilder, Handle], Handle]
 
@@ -101,6 +102,3 @@ def test_a_chain_of_elementwise_operations_allocates_once() -> None:
     b.update("m", b.rescale(x, frac=0, bits=16))
     reused = [step.call.reuse for step in Plan.of(b.build()).instructions if step.kernel.__name__ not in SHAPING]
     assert reused == [None, 0, 0, 0]
-
-
-SHAPING = ("reshape", "broadcast")
