@@ -48,6 +48,10 @@ abstract contract World is Test {
     Worker internal bob;
 
     function setUp() public virtual {
+        _deploy();
+    }
+
+    function _deploy() internal {
         address[] memory recipients = new address[](2);
         uint256[] memory amounts = new uint256[](2);
         (recipients[0], amounts[0]) = (requester, 400_000_000e18);
