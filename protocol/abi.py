@@ -15,6 +15,7 @@ from importlib import resources
 from typing import Any
 
 from eth_abi.abi import decode, encode
+from eth_abi.grammar import TupleType, parse
 from eth_utils.abi import collapse_if_tuple
 from eth_utils.address import to_checksum_address
 from eth_utils.crypto import keccak
@@ -25,12 +26,16 @@ _FOLDER = resources.files("protocol") / "abi"
 
 
 def _normalise(abi_type: str, value: Any) -> Any:
-    """eth-abi gives lower-case addresses and tuples; addresses come out checksummed, everything else as it is."""
-    if abi_type == "address":
-        return to_checksum_address(value)
-    if abi_type.endswith("[]"):
-        return tuple(_normalise(abi_type[:-2], item) for item in value)
-    return value
+    """eth-abi gives addresses in lower case; here they come out checksummed, at any depth."""
+    return _checksummed(parse(abi_type), value) if "address" in abi_type else value
+
+
+def _checksummed(abi_type: Any, value: Any) -> Any:
+    if abi_type.is_array:
+        return tuple(_checksummed(abi_type.item_type, item) for item in value)
+    if isinstance(abi_type, TupleType):
+        return tuple(_checksummed(member, item) for member, item in zip(abi_type.components, value, strict=True))
+    return to_checksum_address(value) if abi_type.base == "address" else value
 
 
 @dataclass(frozen=True, slots=True)

@@ -140,7 +140,9 @@ class Sender:
     def simulate(self, call: Call) -> int:
         """Gas limit for `call`: estimate and margin. Raises `RevertedError` or `FundsError` if it can't succeed now."""
         try:
-            estimate = int(self.client.w3.eth.estimate_gas(self._params(call.to, call.data, call.value)))
+            # On the block to come, in which it would be mined: at the latest one, a reveal right after its commit
+            # would seem to be in the commit's own block.
+            estimate = int(self.client.w3.eth.estimate_gas(self._params(call.to, call.data, call.value), "pending"))
         except Web3Exception as error:
             if any(phrase in str(error).lower() for phrase in _NO_FUNDS):
                 raise self._no_funds(call.value, 0) from error

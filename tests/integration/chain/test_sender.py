@@ -7,9 +7,11 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import cast
 
 import pytest
 from eth_account import Account
+from eth_typing import ChecksumAddress
 
 from protocol import transactions
 from protocol.chain import ChainClient
@@ -44,6 +46,24 @@ def received(avenue: AvenueChain) -> int:
 
 def nonce(avenue: AvenueChain) -> int:
     return avenue.client.w3.eth.get_transaction_count(avenue.accounts[0].address)
+
+
+def foreign_transaction(avenue: AvenueChain, account: int, at_nonce: int, to: str, data: bytes = b"") -> bytes:
+    """Signed by hand, as another program would, at a price that comes first in any block."""
+    signed = avenue.accounts[account].sign_transaction(
+        {
+            "type": 2,
+            "chainId": 31337,
+            "nonce": at_nonce,
+            "to": cast(ChecksumAddress, to),
+            "data": data,
+            "value": 0,
+            "gas": 200_000,
+            "maxFeePerGas": 100 * GWEI,
+            "maxPriorityFeePerGas": 50 * GWEI,
+        }
+    )
+    return bytes(signed.raw_transaction)
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
@@ -120,16 +140,33 @@ def test_missing_gas_money_names_both_numbers(avenue: AvenueChain) -> None:
 
 
 def test_revert_on_chain_is_decoded(avenue: AvenueChain) -> None:
-    """Both pass the simulation, because the first is not mined when the second is sent."""
+    """Somebody pays more to be first in the block; what passed the simulation then fails."""
     sender = avenue.sender(0, QUICK)
     avenue.anvil.set_automine(False)
     drip = transactions.drip(avenue.deployment, avenue.accounts[5].address)
-    first, second = sender.submit(drip), sender.submit(drip)
+    ours = sender.submit(drip)
+    avenue.client.w3.eth.send_raw_transaction(foreign_transaction(avenue, 1, 0, drip.to, drip.data))
     avenue.anvil.mine()
-    sender.wait(first)
-    with pytest.raises(RevertedError, match=r"block \d+\): CoolingDown|reverted on chain"):
-        sender.wait(second)
-    assert sender.journal.get(second.id).state is IntentState.FAILED
+    with pytest.raises(RevertedError, match=r"block \d+\): reverted on chain") as caught:
+        sender.wait(ours)
+    assert caught.value.code == "T-15" and caught.value.hint
+    assert sender.journal.get(ours.id).state is IntentState.FAILED
+
+
+def test_revert_whose_reason_lies_in_an_earlier_block_names_it(avenue: AvenueChain) -> None:
+    sender = avenue.sender(0, QUICK)
+    avenue.anvil.set_automine(False)
+    drip = transactions.drip(avenue.deployment, avenue.accounts[5].address)
+    ours = sender.submit(drip)
+    raw = ours.attempts[0].raw
+    avenue.anvil.rpc("anvil_dropTransaction", "0x" + ours.attempts[0].hash.hex())
+    avenue.client.w3.eth.send_raw_transaction(foreign_transaction(avenue, 1, 0, drip.to, drip.data))
+    avenue.anvil.mine()
+    avenue.client.w3.eth.send_raw_transaction(raw)
+    avenue.anvil.mine()
+    with pytest.raises(RevertedError, match=r"block \d+\): CoolingDown\(to=") as caught:
+        sender.wait(ours)
+    assert caught.value.error_name == "CoolingDown"
 
 
 def test_refused_price_above_the_cap_sends_nothing(avenue: AvenueChain) -> None:
@@ -285,19 +322,8 @@ def test_nonce_taken_by_another_program_is_noticed(avenue: AvenueChain) -> None:
     avenue.anvil.set_automine(False)
     sender = avenue.sender(0, QUICK)
     intent = sender.submit(payment(avenue), "pay")
-    foreign = avenue.accounts[0].sign_transaction(
-        {
-            "type": 2,
-            "chainId": 31337,
-            "nonce": intent.nonce,
-            "to": avenue.accounts[3].address,
-            "value": 1,
-            "gas": 21_000,
-            "maxFeePerGas": 100 * GWEI,
-            "maxPriorityFeePerGas": 50 * GWEI,
-        }
-    )
-    avenue.client.w3.eth.send_raw_transaction(foreign.raw_transaction)
+    foreign = foreign_transaction(avenue, 0, intent.nonce, avenue.accounts[3].address)
+    avenue.client.w3.eth.send_raw_transaction(foreign)
     avenue.anvil.mine()
     with pytest.raises(TransactionError) as caught:
         sender.wait(intent)
@@ -355,6 +381,8 @@ def test_journal_of_an_earlier_local_chain_is_no_hindrance(avenue: AvenueChain, 
 
     for _ in range(3):
         avenue.sender(0).send(payment(avenue))
-    with avenue_chain(tmp_path / "second") as second, Journal(avenue.home / "journal.sqlite") as old:
+    # Genesis times are in whole seconds, and this machine may be fast: make sure that the two chains differ.
+    earlier = ("--timestamp", str(int(time.time()) - 3600))
+    with avenue_chain(tmp_path / "second", arguments=earlier) as second, Journal(avenue.home / "journal.sqlite") as old:
         Sender(second.client, second.accounts[0], old, QUICK).send(payment(second))
         assert received(second) == AMOUNT
