@@ -12,10 +12,11 @@ from node.cli.invocation import Invocation, Needs, command
 from node.cli.output import Fields, Table, format_time
 from node.cli.sending import confirm_calls, outcome_document
 from node.cli.signals import stop_on_signals
+from node.cli.task_view import cost_rows, events_of_task, progress_of, snapshot_blocks, snapshot_document
 
 if TYPE_CHECKING:
     from node.context import NodeContext
-    from node.request.submit import Submission
+    from node.request.watch import Snapshot
     from protocol.transactions import Call
 
 app = typer.Typer(help="Post and follow training tasks.", no_args_is_help=True, rich_markup_mode=None)
@@ -41,7 +42,7 @@ def submit(
 
         _ = context.account  # a wrong password is said before the data is prepared
         submission = plan_submission(context, file)
-        call.out.confirm(Fields("about to post", _cost_rows(context, submission)), "post it?", yes=call.yes)
+        call.out.confirm(Fields("about to post", cost_rows(context, submission)), "post it?", yes=call.yes)
         with call.out.progress("upload") as progress:
             task = submission.execute(lambda what, done, total: progress.update(done, total, what))
         call.out.note(f"posted task {hex_id(task)}")
@@ -55,10 +56,8 @@ def submit(
             "status": state.status.name.lower(),
             "detached": detach,
         }
-        next_step = (
-            f"avenue task run {hex_id(task)}" if state.status.name == "POSTED" else f"avenue task result {hex_id(task)}"
-        )
-        rows = [("status", state.status.name.lower()), ("next", next_step)]
+        verb = "run" if state.status.name == "POSTED" else "result"
+        rows = [("status", state.status.name.lower()), ("next", f"avenue task {verb} {hex_id(task)}")]
         call.out.emit(document, Fields(f"task {hex_id(task)}", rows))
         return request.exit_code
 
@@ -73,6 +72,51 @@ def run(call: Invocation, task: TaskArgument) -> int:
         status = state.status.name.lower()
         call.out.emit({"task": hex_id(task_id), "status": status}, f"task {hex_id(task_id)}: {status}")
         return request.exit_code
+
+
+@command(app, "watch", needs=_READS)
+def watch(
+    call: Invocation,
+    task: TaskArgument,
+    once: Annotated[bool, typer.Option("--once", help="Say where it stands now, and leave.")] = False,
+) -> int:
+    """Follow a task until it is closed: rounds, units, loss, spent. Leaving changes nothing."""
+    with _prepared(call) as context, stop_on_signals(call.out) as request:
+        from node.request.watch import watch as snapshots
+
+        last: Snapshot | None = None
+        with call.out.progress("task") as progress:
+            for last in snapshots(context, resolve_task_id(context, task), stop=request.event):
+                done, total, note = progress_of(last)
+                progress.update(done, total, note)
+                if once:
+                    break
+        if last is not None:
+            call.out.emit(snapshot_document(last), *snapshot_blocks(last))
+        return request.exit_code
+
+
+@command(app, "result", needs=_READS)
+def result(
+    call: Invocation,
+    task: TaskArgument,
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")] = Path("model.safetensors"),
+) -> None:
+    """Fetch the trained model, check it against the chain, write it as safetensors."""
+    with _prepared(call) as context:
+        from node.request.result import save_result
+
+        saved = save_result(context, resolve_task_id(context, task), output)
+        document = {
+            "task": hex_id(saved.task),
+            "path": str(saved.path),
+            "state_root": hex_id(saved.state_root),
+            "layers": list(saved.layers),
+            "bytes": saved.bytes_written,
+        }
+        rows = [("file", f"{saved.path}, {saved.bytes_written / 2**20:.1f} MiB")]
+        rows += [("layers", " - ".join(str(layer) for layer in saved.layers)), ("state root", hex_id(saved.state_root))]
+        call.out.emit(document, Fields("the trained model, equal to the chain's state root", rows))
 
 
 @command(app, "list", needs=_READS)
@@ -121,7 +165,7 @@ def show(
             ),
         ]
         if timeline:
-            events = _events(context, shown.task_id)
+            events = events_of_task(context, shown.task_id)
             document["events"] = events
             keys = ("time", "block", "event", "unit", "node")
             rows = [[str(event.get(key, "")) for key in keys] for event in events]
@@ -178,37 +222,3 @@ def _send(call: Invocation, context: NodeContext, task: str, calls: list[Call]) 
     outcomes = [outcome_document(sender.send(each)) for each in calls]
     rows = [(each.description, outcome["hash"]) for each, outcome in zip(calls, outcomes, strict=True)]
     call.out.emit({"task": task, "transactions": outcomes}, Fields("done", rows))
-
-
-def _cost_rows(context: NodeContext, submission: Submission) -> list[tuple[str, str]]:
-    from protocol.amounts import show_avn
-
-    spec, cost = submission.spec, submission.cost
-    return [
-        ("task", f"{submission.prepared.name}, {'private' if spec.is_private else 'public'}"),
-        ("network", f"{context.config.network} (chain {context.network.chain_id})"),
-        ("contract", context.deployment.market),
-        ("from", spec.requester),
-        ("plan", f"{spec.rounds} rounds x {spec.shards} shards x {spec.steps} steps: {spec.units} units"),
-        ("unit price", show_avn(spec.unit_price)),
-        ("escrow", f"{show_avn(cost.escrow)}, what is not earned comes back"),
-        ("balance after", f"{show_avn(cost.balance_after)} of {show_avn(cost.balance)}"),
-        ("gas", f"at most {cost.gas}, {cost.gas_cost / 10**18:.6f} of {cost.gas_balance / 10**18:.6f} ETH"),
-        ("upload", f"{submission.prepared.upload_bytes / 2**20:.1f} MiB"),
-        ("no claim after", format_time(spec.deadline)),
-    ]
-
-
-def _events(context: NodeContext, task: bytes) -> list[dict[str, Any]]:
-    from protocol.events import EventFollower
-
-    follower = EventFollower(context.client, confirmations=0)
-    found: list[dict[str, Any]] = []
-    for batch in follower.follow(follower.start()):
-        for event in batch.events:
-            if getattr(event, "task", None) == task:
-                line = {"time": event.at.timestamp, "block": event.at.block_number, "event": type(event).__name__}
-                line["transaction"] = hex_id(event.at.tx_hash)
-                line |= {key: getattr(event, key) for key in ("unit", "node") if hasattr(event, key)}
-                found.append(line)
-    return found
