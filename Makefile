@@ -61,9 +61,9 @@ lint: setup-python setup-solidity ## ruff, mypy --strict, import layers, forge f
 demo: setup-python setup-solidity ## The main job: a market, nodes and a real training task on this machine
 	$(RUN) -m scripts.demo
 
-campaign: setup-python setup-solidity ## Long runs of the fuzzers and invariants (about half an hour)
+campaign: setup-python setup-solidity ## Long runs of fuzzers, invariants and properties (about half an hour)
 	FOUNDRY_PROFILE=deep scripts/forge test
-	OMP_NUM_THREADS=1 HYPOTHESIS_PROFILE=deep $(RUN) -m pytest -n 2 --dist loadfile tests $(PYTEST_ARGS)
+	for round in {1..20}; do OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 tests/property; done
 
 bench: setup-python setup-solidity ## Every measurement under scripts/bench/
 	for script in scripts/bench/*.py; do echo "== $$script"; $(RUN) "$$script"; done
