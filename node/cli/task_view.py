@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 def cost_rows(context: NodeContext, submission: Submission) -> list[tuple[str, str]]:
     """What is about to be posted, and what it costs."""
-
     from protocol.amounts import show_avn
 
     spec, cost = submission.spec, submission.cost
