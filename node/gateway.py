@@ -146,16 +146,19 @@ class GatewayClient:
         checked and kept. Raises BlobError naming the chunk, StateError S-71 if the gateway lacks some of it,
         UnreachableError.
         """
-        index = self._checked_index(blob_id, max_size)
+        index, missing = self._checked_index(blob_id, max_size)
         if dest_path is None:
+            if missing:
+                raise _not_here(index, min(missing))
             data = bytearray(index.size)
             for position in range(index.chunks):
                 start = position * CHUNK_BYTES
                 data[start : start + index.chunk_size(position)] = self._checked_chunk(index, position)
             return bytes(data)
-        return self._download_into(index, dest_path)
+        return self._download_into(index, missing, dest_path)
 
-    def _checked_index(self, blob_id: bytes, max_size: int) -> BlobIndex:
+    def _checked_index(self, blob_id: bytes, max_size: int) -> tuple[BlobIndex, frozenset[int]]:
+        """The index that hashes to the id, and the chunks that the gateway says it lacks."""
         name = to_hex(blob_id)
         # 70 bytes are a hash in JSON; what is longer cannot be the index of a blob that we would take.
         max_answer = 65536 + 70 * 2 * (max_size // CHUNK_BYTES + 1)
@@ -168,13 +171,7 @@ class GatewayClient:
             raise BlobError(f"the index of blob {name} does not fit its size: {error}") from error
         if index.blob_id != blob_id:
             raise BlobError(f"the index that the gateway gives for blob {name} is of {to_hex(index.blob_id)}")
-        if info.missing:
-            raise StateError(
-                f"{len(info.missing)} of {index.chunks} chunks of blob {name} are not uploaded yet",
-                code="S-71",
-                hint="wait for its uploader, or ask it to upload again",
-            )
-        return index
+        return index, frozenset(info.missing)
 
     def _checked_chunk(self, index: BlobIndex, position: int) -> bytes:
         size = index.chunk_size(position)
@@ -182,7 +179,7 @@ class GatewayClient:
         _check(index, position, data)
         return data
 
-    def _download_into(self, index: BlobIndex, dest_path: Path) -> Path:
+    def _download_into(self, index: BlobIndex, missing: frozenset[int], dest_path: Path) -> Path:
         partial = dest_path.with_name(dest_path.name + ".partial")
         descriptor = os.open(partial, os.O_RDWR | os.O_CREAT, 0o600)
         with os.fdopen(descriptor, "r+b") as file:
@@ -191,6 +188,8 @@ class GatewayClient:
                 file.seek(position * CHUNK_BYTES)
                 if _is_chunk(index, position, file.read(index.chunk_size(position))):
                     continue
+                if position in missing:
+                    raise _not_here(index, position)
                 data = self._checked_chunk(index, position)
                 file.seek(position * CHUNK_BYTES)
                 file.write(data)
@@ -300,6 +299,14 @@ def _parsed(model: type[AnswerT], body: bytes, base_url: str) -> AnswerT:
 def _retry_after_s(response: httpx2.Response) -> float:
     text = response.headers.get("Retry-After", "0")
     return float(text) if text.isdecimal() else 0.0
+
+
+def _not_here(index: BlobIndex, position: int) -> StateError:
+    return StateError(
+        f"chunk {position} of blob {to_hex(index.blob_id)} is not uploaded yet",
+        code="S-71",
+        hint="wait for its uploader, or ask it to upload again",
+    )
 
 
 def _is_chunk(index: BlobIndex, position: int, data: bytes) -> bool:
