@@ -80,7 +80,7 @@ def test_own_arrays_are_read_from_both_formats(
     }
     path = tmp_path / f"mine{suffix}"
     if suffix == ".npz":
-        np.savez(path, **arrays)
+        np.savez(path, allow_pickle=False, **arrays)
     else:
         save_file(arrays, path)
     data = from_file(path)

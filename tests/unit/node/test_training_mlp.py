@@ -93,13 +93,14 @@ def float64_twin(plan: MlpRecipe, state: State, shard: Split, steps: int) -> tup
     """torch.optim.SGD in float64 over the whole shard as one batch; the losses before each step."""
     module = Mlp(plan.layers).double()
     module.load_state_dict({name: tensor.double() for name, tensor in to_state_dict(state).items()})
+    cross_entropy = torch.nn.CrossEntropyLoss()
     optimiser = torch.optim.SGD(module.parameters(), lr=float(plan.learning_rate), momentum=float(plan.momentum))
     inputs = torch.from_numpy(plan.scale.to_float(shard.x)).double()
     labels = torch.from_numpy(shard.y)
     losses = []
     for _ in range(steps):
         optimiser.zero_grad()
-        loss = torch.nn.functional.cross_entropy(module(inputs), labels)
+        loss = cross_entropy(module(inputs), labels)
         losses.append(float(loss.detach()))
         loss.backward()
         optimiser.step()

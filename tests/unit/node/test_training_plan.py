@@ -74,6 +74,22 @@ def test_float32_twin_ends_within_two_points(plan: Plan, trained: PlanRun, data:
     assert abs(twin - evaluate(trained.final_state, data.test, data.scale)) <= 0.02
 
 
+def test_digits_example_has_the_roots_it_always_had(plan: Plan, trained: PlanRun) -> None:
+    """Computed on one machine once. Another processor, BLAS or refactoring must not change a bit of them."""
+    roots = [
+        plan.program.root(),
+        state_root(plan.initial_state),
+        state_root(plan.shard_state(0)),
+        trained.rounds[-1].output,
+    ]
+    assert [root.hex()[:16] for root in roots] == [
+        "f2c7a3f45f484fd2",
+        "30eb97ad12a5d06c",
+        "d064a09d4167080b",
+        "613aa8fe91ef04f2",
+    ]
+
+
 def test_units_run_apart_end_in_the_same_bits(plan: Plan, trained: PlanRun) -> None:
     """Each unit as a stranger would run it: from bytes, in any order, one of them stopped and resumed elsewhere."""
     shuffle = random.Random(1)
