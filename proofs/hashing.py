@@ -78,13 +78,12 @@ def _bulk() -> _HashChunks:
     """The compiled function if it answers as eth-hash does here and now, else the slow one."""
     try:
         compiled: _HashChunks = import_module("proofs.keccak_bulk").hash_chunks
-        if answers_known_questions(compiled):
-            return compiled
-        log.warning(
-            "compiled keccak fails its known-answer test on this machine: hashing with eth-hash, about 30 times slower"
-        )
-    except ImportError as error:
-        log.warning("numba can't be loaded (%s): hashing with eth-hash, about 30 times slower", error)
+    except (ImportError, RuntimeError) as error:  # numba raises RuntimeError where it finds no place for its cache
+        log.warning("numba can't be used (%s): hashing with eth-hash, about 30 times slower", error)
+        return _hash_chunks_slowly
+    if answers_known_questions(compiled):
+        return compiled
+    log.warning("compiled keccak is wrong on this machine: hashing with eth-hash, about 30 times slower")
     return _hash_chunks_slowly
 
 

@@ -124,7 +124,7 @@ def answers(opcode: Opcode, kernel: Kernel, question: Question) -> bool:
     want = opcodes.define(opcode, question.operands, question.attributes)
     try:
         got = kernel([Buffer(to_torch(operand)) for operand in question.operands], call).int64
-    except RuntimeError as error:
+    except (RuntimeError, ImportError) as error:
         log.warning("%s fails its known-answer test: %s", opcode.name.lower(), error)
         return False
     return tuple(got.shape) == want.shape and tuple(got.reshape(-1).tolist()) == want.values

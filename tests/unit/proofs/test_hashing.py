@@ -53,6 +53,15 @@ def test_a_failed_known_answer_falls_back_to_eth_hash(monkeypatch: pytest.Monkey
     assert hashing._bulk.__wrapped__() is hashing._hash_chunks_slowly
 
 
+@pytest.mark.parametrize("error", [ImportError("no numba"), RuntimeError("no locator available for the cache")])
+def test_without_a_working_numba_eth_hash_does_the_work(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(name: str) -> object:
+        raise error
+
+    monkeypatch.setattr(hashing, "import_module", refuse)
+    assert hashing._bulk.__wrapped__() is hashing._hash_chunks_slowly
+
+
 def test_hashing_merkle_results_and_blob_never_import_torch() -> None:
     program = (
         "import sys, proofs.hashing, proofs.merkle, proofs.results, proofs.blob;"

@@ -1,0 +1,19 @@
+"""docs/protocol.md lists the operations that there are, under their numbers."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from proofs.exact.opcodes import SPECS, Opcode
+
+PAGE = (Path(__file__).parents[3] / "docs" / "protocol.md").read_text()
+
+
+def test_the_table_of_operations_is_the_closed_set() -> None:
+    rows = re.findall(r"^\| (\d+) \| `(\w+)` \| (.*?) \| (.*?) \|", PAGE, flags=re.MULTILINE)
+    assert {int(number): name for number, name, _, _ in rows} == {code: code.name.lower() for code in Opcode}
+    for number, _, _, attributes in rows:
+        listed = [attribute for attribute in attributes.split(", ") if attribute]
+        wanted = SPECS[Opcode(int(number))].attributes
+        assert listed == ["shape"] if wanted is None else len(listed) == wanted
