@@ -152,9 +152,7 @@ def deploy(client: ChainClient, sender: Sender, directory: Path, *, progress: Pr
     plan = resolve_plan(read_plan(), client.chain_id, sender.address)
     _check_proxy(client, plan)
     sender.recover()
-    first_block = client.block("latest").number
-    fresh = not client.code(plan.contracts[0].address)
-    sent = 0
+    sent, born = 0, None
     for contract in plan.contracts:
         if client.code(contract.address):
             progress(f"{contract.artifact} is at {contract.address}")
@@ -170,9 +168,10 @@ def deploy(client: ChainClient, sender: Sender, directory: Path, *, progress: Pr
         client.at_least_block(outcome.block)
         if not client.code(contract.address):
             raise TransactionError(f"no code at {contract.address} after creating {contract.artifact}", code="T-30")
+        born = outcome.block if contract is plan.contracts[0] else born
         progress(f"{contract.artifact} created at {contract.address}, {outcome.gas_used} gas")
         sent += 1
-    deployment = _described(client, plan, _start_block(client, plan, first_block, fresh, directory))
+    deployment = _described(client, plan, born if born is not None else _start_block(client, plan, directory))
     bound = ChainClient(client.w3, deployment)
     for entry in plan.calls:
         condition = entry["while"]
@@ -240,14 +239,13 @@ def _described(client: ChainClient, plan: Plan, block: int) -> Deployment:
     )
 
 
-def _start_block(client: ChainClient, plan: Plan, latest: int, fresh: bool, directory: Path) -> int:
-    """Where reading events of this deployment may start: nothing happened to its contracts before.
+def _start_block(client: ChainClient, plan: Plan, directory: Path) -> int:
+    """Where reading events of contracts that exist already may start: the block of the first one's creation.
 
-    `fresh` says that no contract existed at block `latest`. Otherwise it is the earlier record's block if that is about
-    these contracts (and this chain has it: a local chain forgets), else found by bisection.
+    From the earlier record, if it is about these contracts and this chain has its block (a local chain forgets), else
+    found by bisection.
     """
-    if fresh:
-        return latest
+    latest = client.block("latest").number
     try:
         earlier = load(client.chain_id, directory)
     except ConfigError:
