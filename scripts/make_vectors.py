@@ -35,7 +35,14 @@ LEAF_COUNTS = (1, 2, 3, 4, 5, 7, 8, 13, 33)
 
 def main() -> None:
     VECTORS.mkdir(parents=True, exist_ok=True)
-    written = {
+    for name, text in files().items():
+        (VECTORS / name).write_text(text)
+        print(f"{name}: {len(text):,} bytes")
+
+
+def files() -> dict[str, str]:
+    """Name and content of every file. One case a line, so that a diff shows which cases changed."""
+    cases = {
         "merkle": merkle_cases(),
         "results": result_cases(),
         "state": state_cases(),
@@ -44,10 +51,12 @@ def main() -> None:
         "permutation": permutation_cases(),
         "initial": initial_cases(),
     }
-    for name, cases in written.items():
-        lines = ",\n".join(json.dumps(case, ensure_ascii=False) for case in cases)  # one case a line: readable diffs
-        (VECTORS / f"{name}.json").write_text(f'{{"cases": [\n{lines}\n]}}\n')
-        print(f"{name}.json: {len(cases)} cases")
+    return {f"{name}.json": _render(listed) for name, listed in cases.items()}
+
+
+def _render(cases: list[dict[str, Any]]) -> str:
+    lines = ",\n".join(json.dumps(case, ensure_ascii=False) for case in cases)
+    return f'{{"cases": [\n{lines}\n]}}\n'
 
 
 def hexed(value: bytes) -> str:

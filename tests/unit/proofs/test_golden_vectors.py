@@ -21,7 +21,8 @@ from proofs.exact.state import decode_state, encode_state, state_root
 from proofs.exact.tensor import TensorType
 from proofs.hashing import keccak, tag
 from proofs.merkle import merkle_root
-from tests.support.vectors import cases, unhex
+from scripts import make_vectors
+from tests.support.vectors import VECTORS, cases, unhex
 
 
 def array(given: dict[str, Any]) -> IntArray:
@@ -115,3 +116,8 @@ def test_initial_values_are_the_golden_ones(case: dict[str, Any]) -> None:
     variance = (case["variance"][0], case["variance"][1])
     assert list(normal_definition(*asked, variance=variance).values) == case["values"]
     assert torch.equal(normal(*asked, variance=variance).values.reshape(-1), torch.tensor(case["values"]))
+
+
+def test_the_files_are_what_the_script_writes_today() -> None:
+    for name, text in make_vectors.files().items():
+        assert (VECTORS / name).read_text() == text, f"{name} is not what scripts/make_vectors.py makes"
