@@ -267,7 +267,7 @@ def load_task_file(path: Path | str, *, now: int | None = None) -> TaskFile:
         raise UsageError(f"{path} is larger than {MAX_FILE_BYTES} bytes: not a task file", code="U-30")
     try:
         document = tomllib.loads(raw.decode(), parse_float=Decimal)
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise UsageError(f"{path} is not TOML: {error}", code="U-31", hint="check the line named above") from error
     parsed = parse_task(document)
     parsed = parsed.model_copy(update={"data": parsed.data.beside(path.parent)})

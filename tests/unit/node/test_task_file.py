@@ -50,6 +50,15 @@ def test_mnist_example_is_the_demo_task() -> None:
     assert task.data.source == "mnist"
 
 
+def test_mnist_example_shows_every_key() -> None:
+    text = (EXAMPLES / "mnist.toml").read_text()
+    for section, field in TaskFile.model_fields.items():
+        assert f"[{section}]" in text
+        assert isinstance(field.annotation, type)
+        for name, key in field.annotation.model_fields.items():
+            assert f"\n{key.alias or name} = " in text.replace("# ", ""), f"[{section}] {name} is not explained"
+
+
 def test_amounts_are_exact_wei_and_durations_are_seconds(tmp_path: Path) -> None:
     task = load_task_file(
         written(tmp_path, ('unit_price = "2"', 'unit_price = "0.000000000000000001"'), ('"2m"', "90"), ('"5m"', '"2h"'))
@@ -102,7 +111,7 @@ def test_huge_file_is_refused_without_reading_it_all(tmp_path: Path) -> None:
         load_task_file(path)
 
 
-@pytest.mark.parametrize("content", [b"[task\n", b"\xff\xfe\x00"])
+@pytest.mark.parametrize("content", [b"[task\n", b"\xff\xfe\x00", b"a = " + b"[" * 50_000])
 def test_file_that_is_not_toml_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "task.toml"
     path.write_bytes(content)

@@ -172,6 +172,22 @@ def test_single_shard_needs_no_aggregation(data: Dataset) -> None:
     assert int(run.final_state["t"].values) == 5 * plan.rounds
 
 
+def test_own_data_file_trains_from_the_task_file(tmp_path: Path) -> None:
+    """Three clouds of points, told apart by float features, brought as .npz beside the task file."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(900) % 3
+    points = rng.normal(size=(900, 5)) + 4 * np.eye(5)[labels]
+    np.savez(
+        tmp_path / "clouds.npz", x_train=points[:600], y_train=labels[:600], x_test=points[600:], y_test=labels[600:]
+    )
+    text = DIGITS.read_text().replace('source = "digits"', 'file = "clouds.npz"')
+    (tmp_path / "task.toml").write_text(text)
+    plan = prepare_plan(load_task_file(tmp_path / "task.toml"))
+    assert plan.layers == (5, 64, 3)
+    assert plan.dataset.test is not None
+    assert evaluate(run_plan(plan).final_state, plan.dataset.test, plan.dataset.scale) >= 0.97
+
+
 def test_rounds_are_reported_in_order(data: Dataset) -> None:
     plan = prepare_plan(changed(steps_per_round=2, checkpoint_interval=2), data)
     seen = []
