@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from functools import cache
 
 import numpy as np
 import pytest
@@ -19,13 +20,29 @@ def test_tag_is_the_hash_of_its_utf8_text() -> None:
     assert hashing.tag("avenue.tensor.v1") == hashing.keccak(b"avenue.tensor.v1")
 
 
-@pytest.mark.parametrize("count", [1, hashing.BULK_FROM - 1, hashing.BULK_FROM, hashing.BULK_FROM + 1])
+@pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("tail", [0, 1, 127])
-def test_leaf_hashes_are_those_of_the_pieces_on_both_paths(count: int, tail: int) -> None:
-    data = bytes(np.random.default_rng(count).integers(0, 256, count * 136 - tail, dtype=np.uint8))
+def test_leaf_hashes_are_those_of_the_pieces_on_both_paths(
+    compiled: bool, tail: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = hashing._bulk() if compiled else hashing._hash_chunks_slowly
+    assert compiled == (path is not hashing._hash_chunks_slowly), "numba should work where the tests run"
+    monkeypatch.setattr(hashing, "_bulk", cache(lambda: path))
+    data = bytes(np.random.default_rng(tail).integers(0, 256, hashing.BULK_FROM * 136 - tail, dtype=np.uint8))
     pieces = [data[start : start + 136] for start in range(0, len(data), 136)]
     got = hashing.leaf_hashes(data, 136)
     assert [row.tobytes() for row in got] == [hashing.keccak(b"\x00" + piece) for piece in pieces]
+
+
+def test_little_to_hash_does_not_load_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    @cache
+    def refuse() -> object:
+        raise AssertionError("loaded for nothing")
+
+    monkeypatch.setattr(hashing, "_bulk", refuse)
+    assert hashing.leaf_hashes(bytes(hashing.BULK_FROM - 1), 1).shape == (hashing.BULK_FROM - 1, 32)
+    with pytest.raises(AssertionError):
+        hashing.leaf_hashes(bytes(hashing.BULK_FROM), 1)
 
 
 def test_an_empty_buffer_has_no_leaves() -> None:
