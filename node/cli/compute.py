@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from node.cli.chain_view import hex_id
+from node.cli.compute_view import decide_now, earnings_blocks, earnings_document, status_blocks, status_document
 from node.cli.doctor import failure
 from node.cli.invocation import Invocation, Needs, command
-from node.cli.output import Fields
+from node.cli.output import Block, Fields, Table
+from node.cli.sending import confirm_calls, outcome_document
 from node.cli.signals import stop_on_signals
+from protocol.errors import FundsError
+
+if TYPE_CHECKING:
+    from node.compute.account import Step
+    from node.context import NodeContext
 
 app = typer.Typer(help="Run a compute node.", no_args_is_help=True, rich_markup_mode=None)
 
 _AS_NODE = Needs.NETWORK | Needs.KEYS
+_AS_NODE_SENDS = _AS_NODE | Needs.SENDS
 
 
 @command(app, "start", needs=_AS_NODE)
@@ -51,3 +60,147 @@ def start(
             Fields("stopped", [("operator", account.address)]),
         )
         return request.exit_code
+
+
+@command(app, "status", needs=_AS_NODE)
+def status(call: Invocation) -> None:
+    """Show stake, money, units in hand, and what is at risk."""
+    with _quiet_context(call) as context:
+        from node.compute.account import status as read_status
+
+        found = read_status(context)
+        call.out.emit(status_document(found), *status_blocks(found))
+
+
+@command(app, "earnings", needs=_AS_NODE)
+def earnings(call: Invocation) -> None:
+    """Show what the node earned and lost, per task and unit."""
+    with _quiet_context(call) as context:
+        from node.compute.account import earnings as read_earnings
+
+        found = read_earnings(context)
+        call.out.emit(earnings_document(found), *earnings_blocks(found))
+
+
+@command(app, "tasks", needs=_AS_NODE)
+def tasks(
+    call: Invocation,
+    explain: Annotated[bool, typer.Option("--explain", help="Also what is left alone, and why.")] = False,
+) -> None:
+    """Show what the agent would do now; with --explain, what it leaves alone and why. Does nothing."""
+    with _quiet_context(call) as context:
+        decision = decide_now(context)
+        actions = [f"{type(action).__name__.lower()} {_where(action)}" for action in decision.actions]
+        skips = [
+            {"task": hex_id(s.task), "unit": s.unit, "reason": s.reason, "have": s.have, "need": s.need}
+            for s in decision.skips
+        ]
+        blocks: list[Block] = ["would do now:\n" + "\n".join(f"  {each}" for each in actions or ["nothing"])]
+        if explain:
+            columns = ("task", "unit", "reason", "have", "need")
+            rows = [[str(skip[key])[:18] if key == "task" else str(skip[key]) for key in columns] for skip in skips]
+            blocks.append(Table(columns, rows, "nothing is left alone"))
+        call.out.emit({"actions": actions, "skips": skips}, *blocks)
+
+
+@command(app, "withdraw", needs=_AS_NODE_SENDS)
+def withdraw(call: Invocation) -> None:
+    """Send earnings and matured stake to the owner, tips to the operator."""
+    with _quiet_context(call) as context:
+        from node.compute.account import plan_stake_withdrawal, plan_withdrawal
+
+        steps = plan_withdrawal(context)
+        if context.owner_account is not None:
+            steps += plan_stake_withdrawal(context)
+        _send(call, context, steps, nothing="nothing to withdraw")
+
+
+@command(app, "stake", needs=_AS_NODE_SENDS)
+def stake(call: Invocation, amount: Annotated[str, typer.Argument(help="AVN to add, such as 250.5.")]) -> None:
+    """Add stake to the node, from the owner's tokens (the operator's if the owner's key is not here)."""
+    from protocol import transactions
+    from protocol.amounts import parse_avn, show_avn
+
+    wei = parse_avn(amount)
+    with _quiet_context(call) as context:
+        from node.compute.account import Step, node_of
+
+        node, deployment, payer = node_of(context), context.deployment, context.owner_account or context.account
+        have = context.client.token_balance(payer.address)
+        if wei == 0 or have < wei:
+            raise FundsError(
+                f"{payer.address} has {show_avn(have)}, {show_avn(wei)} asked",
+                code="F-13",
+                hint="choose another amount",
+            )
+        allow = transactions.approve(deployment, deployment.registry, wei)
+        call_ = transactions.stake(deployment, node, wei)
+        owner = context.client.node(node).owner
+        _send(call, context, (Step(payer, allow, wei, deployment.registry), Step(payer, call_, wei, owner)))
+
+
+@command(app, "unstake", needs=_AS_NODE_SENDS)
+def unstake(
+    call: Invocation,
+    amount: Annotated[str | None, typer.Argument(help="AVN; without it, all that is free.")] = None,
+) -> None:
+    """Start to unbond stake. It stays slashable until it is withdrawn, after the unbonding time."""
+    from protocol.amounts import parse_avn
+
+    wei = parse_avn(amount) if amount is not None else None
+    with _quiet_context(call) as context:
+        from node.compute.account import plan_unbonding
+
+        _send(call, context, plan_unbonding(context, wei))
+
+
+@command(app, "drain", needs=_AS_NODE)
+def drain(
+    call: Invocation, undo: Annotated[bool, typer.Option("--undo", help="Take new units again.")] = False
+) -> None:
+    """Let the node take nothing new, finish what is in flight, and end."""
+    with _quiet_context(call) as context:
+        from node.compute import account
+
+        if undo:
+            account.undrain(context)
+        else:
+            account.drain(context)
+        call.out.emit({"draining": not undo}, "the node takes units again" if undo else "draining")
+
+
+def _quiet_context(call: Invocation) -> NodeContext:
+    """A node's context for a short command: threads pinned, logs on stderr, warnings only unless asked for more."""
+    from node.cli.logs import configure_logs
+    from node.config import Role
+    from node.threads import pin_threads
+
+    config = call.load().config
+    pin_threads(config.compute.threads)
+    quiet = config.log if config.log.level != "info" else config.log.model_copy(update={"level": "warning"})
+    configure_logs(quiet)
+    return call.context(Role.COMPUTE)
+
+
+def _send(call: Invocation, context: NodeContext, steps: tuple[Step, ...], nothing: str = "nothing to do") -> None:
+    """Shows the steps, asks, sends them. No steps is no error."""
+    if not steps:
+        call.out.emit({"transactions": []}, nothing)
+        return
+    from node.compute.account import send
+
+    confirm_calls(call, context, steps[0].signer, [step.call for step in steps])
+    outcomes = send(context, steps)
+    document = [
+        {"action": step.call.description, "amount_wei": str(step.amount), "to": step.to} | outcome_document(outcome)
+        for step, outcome in zip(steps, outcomes, strict=True)
+    ]
+    rows = [(step.call.description, "0x" + outcome.hash.hex()) for step, outcome in zip(steps, outcomes, strict=True)]
+    call.out.emit({"transactions": document}, Fields("done", rows))
+
+
+def _where(action: Any) -> str:
+    """Task and unit of an action, as far as it has them."""
+    key = getattr(action, "key", action)
+    task, unit = getattr(key, "task", None), getattr(key, "unit", None)
+    return " ".join([hex_id(task)[:18] if task is not None else "", f"unit {unit}" if unit is not None else ""]).strip()
