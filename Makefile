@@ -5,6 +5,8 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
+# Targets run in the order in which they are written: what fails fastest first, pytest and its summary last.
+.NOTPARALLEL:
 
 # The first Python on PATH that is new enough. It only makes .venv; everything else runs inside that.
 PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13; do \
