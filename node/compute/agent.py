@@ -203,7 +203,7 @@ class ComputeAgent:
                 log.warning("unit lost, work abandoned", task=key.task.hex()[:8], unit=key.unit)
                 self._training.stop(key)
             case Train(key):
-                self._start(_task(view, key.task), key)
+                self._start(view, key)
             case Prepare(task, unit):
                 tv, book = _task(view, task), self._loader.book(task)
                 needs = self._loader.needs(tv, unit)
@@ -259,7 +259,8 @@ class ComputeAgent:
 
     # --- work ---
 
-    def _start(self, tv: TaskView, key: WorkKey) -> None:
+    def _start(self, view: ComputeView, key: WorkKey) -> None:
+        tv = _task(view, key.task)
         book, needs = self._loader.book(key.task), self._loader.needs(tv, key.unit)
         done = self._desk.steps_done(key)
         log.info(
@@ -277,7 +278,7 @@ class ComputeAgent:
                     tv.spec,
                     key,
                     needs,
-                    lambda step, steps, loss: self._training.report(key, step, steps, loss),
+                    lambda step, steps, loss: self._on_step(key, view.me, Progress(step, steps, loss)),
                     stop,
                 )
 
@@ -331,12 +332,20 @@ class ComputeAgent:
             now = self._training.progress
             for key, at in now.items():
                 if said.get(key) != at:
-                    message = UnitProgress(unit=key.unit, node=node, step=at.step, steps=at.steps, loss=at.loss)
-                    try:
-                        self._gateway.post_message(key.task, message)
-                    except AvenueError as error:
-                        log.debug("progress not delivered", why=str(error))
+                    self._say_progress(key, node, at)
             said = now
+
+    def _on_step(self, key: WorkKey, node: NodeId, at: Progress) -> None:
+        self._training.report(key, at)
+        if at.step == at.steps:  # the reporter would find the job gone
+            self._say_progress(key, node, at)
+
+    def _say_progress(self, key: WorkKey, node: NodeId, at: Progress) -> None:
+        message = UnitProgress(unit=key.unit, node=node, step=at.step, steps=at.steps, loss=at.loss)
+        try:
+            self._gateway.post_message(key.task, message)
+        except AvenueError as error:
+            log.debug("progress not delivered", why=str(error))
 
     def _log_skips(self, decision: Decision) -> None:
         """Each reason once, until it changes."""

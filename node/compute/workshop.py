@@ -81,8 +81,8 @@ class Workshop(Generic[KeyT]):
             self._threads[key], self._stops[key] = thread, stop
             thread.start()
 
-    def report(self, key: KeyT, step: int, steps: int, loss: float | None) -> None:
-        self._progress[key] = Progress(step, steps, loss)
+    def report(self, key: KeyT, at: Progress) -> None:
+        self._progress[key] = at
 
     @property
     def running(self) -> frozenset[KeyT]:
