@@ -16,6 +16,7 @@ interface Vm {
 
     // Who calls
     function prank(address sender) external;
+    function prank(address sender, address origin) external;
     function startPrank(address sender) external;
     function stopPrank() external;
 
