@@ -200,7 +200,7 @@ def test_two_deliveries_at_once_leave_one_message(gateway: RunningGateway, marke
     """The check before the insert can be raced; the database's key cannot."""
     message = request_of(gateway, market)
     mailbox = gateway.parts.mailbox
-    mailbox._seen_nonce = lambda _sender, _nonce: False  # type: ignore[method-assign]  # both pass the check
+    mailbox._seen_nonce = lambda _sender, _nonce: False  # type: ignore[method-assign,assignment]  # both pass
     mailbox.post(message)
     with pytest.raises(ReplayError):
         mailbox.post(message)
