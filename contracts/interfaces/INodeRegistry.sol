@@ -100,13 +100,15 @@ interface INodeRegistry {
     error NothingToWithdraw(NodeId node);
     /// @notice Thrown when the node still answers for units in flight.
     error UnitsInFlight(NodeId node, uint256 locked);
-    /// @notice Thrown when a slash asks for more than the node has left, or a split for more than the slash.
+    /// @notice Thrown when a slash releases more than is locked, asks for more than the node has left beside what other
+    /// units have locked, or splits so much that less than MIN_BURN_BPS is burned.
     error SlashTooLarge(uint256 asked, uint256 available);
     /// @notice Thrown when the caller has no credit.
     error NothingToCollect(address payee);
 
     /// @notice Registers a node owned by the caller. The operator proves possession of its key with EIP-712
-    /// `OperatorAuthorization(address owner,address operator,uint256 nonce,uint256 deadline)`, domain ("AvenueNodeRegistry","1").
+    /// `OperatorAuthorization(address owner,address operator,uint256 nonce,uint256 deadline)`, domain ("AvenueNodeRegistry","1"),
+    /// nonce = nonces(operator).
     function register(
         address operator,
         bytes32 encryptionKey,
@@ -132,10 +134,11 @@ interface INodeRegistry {
     /// @notice Starts the unbonding of free stake. Owner only. Withdrawable after UNBONDING_S.
     function requestUnbond(NodeId node, uint96 amount) external;
 
-    /// @notice Sends every matured tranche to the owner. Owner only.
+    /// @notice Sends every matured tranche to the owner. Owner only. Warning: until then a matured tranche can be slashed.
     function withdraw(NodeId node) external returns (uint96 amount);
 
-    /// @notice Takes the node out of service and unbonds all its stake. Owner only; no unit may be in flight.
+    /// @notice Takes the node out of service and unbonds all its stake. Owner only; no unit may be in flight. The operator
+    /// key is free to serve another node.
     function deregister(NodeId node) external;
 
     /// @notice Pays the caller's credit (shares of slashed stake).
@@ -147,9 +150,10 @@ interface INodeRegistry {
     /// @notice Market only: the unit is done.
     function unlock(NodeId node, uint96 amount) external;
 
-    /// @notice Market only: takes `amount` from the locked stake, `split` of it credited, the rest burned.
+    /// @notice Market only: releases `lockedAmount`, the collateral of the unit at fault, and takes `amount`, of which
+    /// `split` is credited and the rest burned, at least MIN_BURN_BPS of it.
     /// @dev Warning: a later fraud slash may exceed what is locked; it then reaches into free stake and the unbonding
-    /// tranches, newest first, matured or not.
+    /// tranches, newest first, matured or not. It never reaches what other units have locked.
     function slash(NodeId node, uint96 lockedAmount, uint96 amount, Split calldata split) external;
 
     /// @notice One time, by the deployer, in the transaction after deployment.
