@@ -1,5 +1,6 @@
-"""Blobs: bytes named by their content, cut into 256 KiB chunks that are each checked on arrival (docs/protocol.md
-section 1).
+"""Blobs: bytes named by their content, cut into 256 KiB chunks that are each checked on arrival.
+
+docs/protocol.md section 1:
 
     blob id = H(abi.encode(tag("avenue.blob.v1"), uint256 size, merkle_root(chunks)))
 
@@ -67,8 +68,7 @@ def index_of(data: bytes) -> BlobIndex:
 
 
 def check_chunk(index: BlobIndex, chunk: int, data: bytes) -> None:
-    """Returns if `data` is chunk number `chunk`, else raises BlobFormatError. The length is looked at before the
-    hash."""
+    """Returns if `data` is chunk number `chunk`, else raises BlobFormatError. Looks at the length before hashing."""
     expected = index.chunk_size(chunk)
     if len(data) != expected:
         raise BlobFormatError(f"chunk {chunk} has {len(data)} bytes, not {expected}")

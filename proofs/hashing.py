@@ -51,8 +51,7 @@ def leaf_hashes(buffer: bytes | memoryview | NDArray[np.uint8], chunk: int) -> D
 
 
 def node_hashes(level: Digests) -> Digests:
-    """H(0x01 || left || right) for every pair of rows: [2n, 32] -> [n, 32]. Raises ValueError for an odd number of
-    rows."""
+    """H(0x01 || left || right) for every pair of rows: [2n, 32] -> [n, 32]. Raises ValueError if one is left over."""
     if level.shape[0] % 2:
         raise ValueError(f"a level of {level.shape[0]} hashes can't be paired")
     return _hash_chunks(np.ascontiguousarray(level).reshape(-1), 64, NODE_PREFIX)

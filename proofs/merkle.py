@@ -72,8 +72,7 @@ class MerkleTree:
         return _bind(self.count, self.levels[-1][0].tobytes())
 
     def proof(self, index: int) -> list[bytes]:
-        """The siblings of leaf `index` from the bottom up, `depth` of them. Raises MerkleError if there is no such
-        leaf."""
+        """The `depth` siblings of leaf `index` from the bottom up. Raises MerkleError if there is no such leaf."""
         if not 0 <= index < self.count:
             raise MerkleError(f"no leaf {index} in a tree of {self.count}")
         return [level[(index >> height) ^ 1].tobytes() for height, level in enumerate(self.levels[:-1])]

@@ -1,7 +1,7 @@
-"""The hashes by which a result is known on chain, from checkpoints to the salted commitment (docs/protocol.md section
-1).
+"""The hashes by which a result is known on chain, from checkpoints to the salted commitment.
 
-Arguments that don't fit their Solidity type (a root that isn't 32 bytes, a negative step count) raise ValueError.
+The formulas are in docs/protocol.md section 1. Arguments that don't fit their Solidity type (a root that isn't 32
+bytes, a negative step count) raise ValueError.
 """
 
 from __future__ import annotations
@@ -40,8 +40,7 @@ def data_root(shard_roots: Sequence[bytes]) -> bytes:
 
 
 def aggregation_data_root(shard_final_roots: Sequence[bytes]) -> bytes:
-    """What stands for the data root in an aggregation unit: the final state roots of the round's shards, in shard
-    order."""
+    """What stands for the data root in an aggregation unit: the shards' final state roots, in shard order."""
     return _hash(["bytes32", "bytes32[]"], [tag("avenue.aggregation.v1"), list(shard_final_roots)])
 
 
@@ -56,8 +55,7 @@ def result_root(
     steps: int,
     checkpoints_root: bytes,
 ) -> bytes:
-    """Everything that a node claims about a unit, in 32 bytes. Bound to the node, so that a copied hash earns
-    nothing."""
+    """All that a node claims about a unit, in 32 bytes. Bound to the node: a copied hash earns nothing."""
     values = [
         tag("avenue.result.v1"),
         task,
@@ -78,8 +76,7 @@ def commitment(result_root: bytes, salt: bytes) -> bytes:
 
 
 def unit_seed(seed: int, shard: int) -> int:
-    """Seed of a unit's batch order: 63 bits, so that it is an element of a signed 64-bit tensor. The same in every
-    round."""
+    """Seed of a unit's batch order, the same in every round. 63 bits: an element of a signed 64-bit tensor."""
     digest = _hash(["bytes32", "uint64", "uint32"], [tag("avenue.seed.v1"), seed, shard])
     return int.from_bytes(digest[-8:], "big") >> 1
 

@@ -47,6 +47,5 @@ def aggregation_data(shard_states: Sequence[State]) -> dict[str, ExactTensor]:
 
 
 def aggregate(program: Program, input_state: State, shard_states: Sequence[State]) -> State:
-    """The mean: the final state of the aggregation unit. Raises ExecutionError if a state isn't what the program
-    wants."""
+    """The mean: the aggregation unit's final state. Raises ExecutionError if a state isn't what the program wants."""
     return run_unit(program, input_state, aggregation_data(shard_states), 0, 1, 1).final_state

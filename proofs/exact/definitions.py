@@ -63,8 +63,7 @@ def mul(a: IntArray, b: IntArray) -> IntArray:
 
 
 def rescale(a: IntArray, shift: int, bits: int) -> IntArray:
-    """Divide by 2^shift, halves rounded up, and saturate to `bits`. Python's >> is a floor for negative numbers as
-    well."""
+    """Divide by 2^shift, halves rounded up, and saturate to `bits`. Python's >> is a floor, below zero as well."""
     half = 1 << shift >> 1
     lo, hi = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
     return a.map([min(max((x + half) >> shift, lo), hi) for x in a.values])

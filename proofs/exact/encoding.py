@@ -8,8 +8,8 @@
     name = u8 length, UTF-8        type = u8 rank, u32 sides, u8 bits, i16 frac        numbers are big-endian
 
 One program has one encoding and one encoding is one program: every field has a fixed width and nothing may follow the
-last. Decoding builds a Program, which checks every rule again.
-`decode_program` is safe on bytes from a stranger: sizes are bounded before memory is taken.
+last. `decode_program` is safe on bytes from a stranger: sizes are bounded before memory is taken, and the Program that
+it builds checks every rule again.
 """
 
 from __future__ import annotations

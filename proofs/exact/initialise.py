@@ -27,8 +27,10 @@ DEVIATION_FRAC = 24
 
 
 def deviation(numerator: int, denominator: int) -> int:
-    """floor(sqrt(numerator / denominator) * 2^24): the standard deviation of a variance given as a fraction, at most
-    2^8."""
+    """Standard deviation of a variance given as a fraction (0 to 65536), times 2^24, rounded down.
+
+    Raises ValueError beyond that.
+    """
     if numerator < 0 or denominator < 1 or numerator > denominator << 16:
         raise ValueError(f"a variance of {numerator}/{denominator}: 0 to 65536")
     return math.isqrt((numerator << 2 * DEVIATION_FRAC) // denominator)

@@ -1,5 +1,4 @@
-"""What computes each operation: torch on int64, and float64 matrix products where every partial sum is exactly
-representable.
+"""What computes each operation: torch on int64, and float64 for matrix products whose every partial sum it can hold.
 
 An exact sum does not depend on its order, so BLAS, thread count and tile size can't change a bit. But a library may be
 wrong on some machine (measured: an int8 product saturating on CPUs without VNNI), so before first use in a process
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor
 
 from proofs.exact import permutation, ranges
-from proofs.exact.opcodes import Opcode
+from proofs.exact.opcodes import SPECS, Opcode
 from proofs.exact.ranges import ValueInfo
 
 FLOAT64_EXACT = 2**53
@@ -64,8 +63,7 @@ class Buffer:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What is known of one operation before it runs. `reuse` is the operand whose int64 memory the result may
-    overwrite."""
+    """What is known of one operation before it runs. The result may overwrite the int64 memory of operand `reuse`."""
 
     attributes: tuple[int, ...]
     operands: tuple[ValueInfo, ...]
@@ -207,6 +205,9 @@ KERNELS: dict[Opcode, Kernel] = {
     Opcode.ONE_HOT: one_hot,
     Opcode.PERMUTE: permute,
 }
+
+if KERNELS.keys() != SPECS.keys():
+    raise ImportError("an operation without a kernel, or a kernel without an operation")
 
 VIEWS = frozenset({Opcode.TRANSPOSE, Opcode.BROADCAST, Opcode.RESHAPE})
 """The result may be the operand's own memory, seen otherwise."""

@@ -48,7 +48,6 @@ def permuted(seed: int, epoch: int, position: int, n: int) -> int:
 
 
 def batch_indices(seed: int, t: int, n: int, batch: int) -> list[int]:
-    """The samples of step t: positions t * batch .. t * batch + batch - 1. Total: negative t runs the epochs
-    backwards."""
+    """The samples of step t: positions t * batch to t * batch + batch - 1. Negative t runs the epochs backwards."""
     positions = range(t * batch, t * batch + batch)
     return [permuted(seed, position // n, position % n, n) for position in positions]

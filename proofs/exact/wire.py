@@ -1,8 +1,6 @@
-"""Reading and writing the canonical byte forms: explicit big-endian structure, no self-describing format, nothing
-pickled.
+"""Reading and writing the canonical byte forms: explicit big-endian fields, nothing self-describing, nothing pickled.
 
-Elements of tensors are the exception: little-endian two's complement, as they lie in memory (docs/protocol.md section
-1).
+Elements of tensors are little-endian two's complement, as they lie in memory (docs/protocol.md section 1).
 """
 
 from __future__ import annotations
@@ -78,8 +76,7 @@ class Reader:
         return int.from_bytes(self.raw(width), "big", signed=True)
 
     def count(self, width: int, least_bytes: int, what: str) -> int:
-        """A number of items of at least `least_bytes` each: more than can follow is refused before anything is
-        built."""
+        """A number of items of at least `least_bytes` each. More than can follow is refused before any is built."""
         count = self.unsigned(width)
         if count * least_bytes > self.left:
             raise FormatError(f"{count} {what} can't fit in {self.left} bytes")
