@@ -128,11 +128,8 @@ def stake(call: Invocation, amount: Annotated[str, typer.Argument(help="AVN to a
         node, deployment, payer = node_of(context), context.deployment, context.owner_account or context.account
         have = context.client.token_balance(payer.address)
         if wei == 0 or have < wei:
-            raise FundsError(
-                f"{payer.address} has {show_avn(have)}, {show_avn(wei)} asked",
-                code="F-13",
-                hint="choose another amount",
-            )
+            said = f"{payer.address} has {show_avn(have)}, {show_avn(wei)} asked"
+            raise FundsError(said, code="F-13", hint="choose another amount, or send tokens there")
         allow = transactions.approve(deployment, deployment.registry, wei)
         call_ = transactions.stake(deployment, node, wei)
         owner = context.client.node(node).owner

@@ -52,16 +52,14 @@ def status_blocks(status: NodeStatus) -> tuple[Block, ...]:
     from protocol.amounts import format_avn, show_avn
 
     record = status.record
-    state = (
-        "leaving" if record.leaving else "draining" if status.draining else "active" if status.active else "not active"
-    )
+    state = "draining" if status.draining else "active" if status.active else "not active"
     rows = [
-        ("state", state),
+        ("state", "leaving" if record.leaving else state),
         ("owner", record.owner),
         ("operator", record.operator),
         (
             "stake",
-            f"{show_avn(record.stake)}, {show_avn(record.free_stake)} free (at least {show_avn(status.min_stake)})",
+            f"{show_avn(record.stake)} (at least {show_avn(status.min_stake)}), {show_avn(record.free_stake)} free",
         ),
         ("gas money", f"{format_avn(status.gas_balance)} ETH"),
         ("to withdraw", f"{show_avn(status.owner_credit)} for the owner, {show_avn(status.operator_tips)} in tips"),
@@ -147,7 +145,10 @@ def earnings_blocks(earnings: Earnings) -> tuple[Block, ...]:
 
 
 def decide_now(context: NodeContext) -> Decision:
-    """What the agent would do now, and what it leaves alone; nothing is done. Raises StateError S-41, UnreachableError."""
+    """What the agent would do now, and what it leaves alone. Nothing is done.
+
+    Raises StateError S-41 if the operator serves no node, UnreachableError.
+    """
     from node.compute.account import node_of
     from node.compute.agent import ComputeAgent
     from node.compute.decide import decide
