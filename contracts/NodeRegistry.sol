@@ -19,7 +19,7 @@ contract NodeRegistry is INodeRegistry, EIP712, Nonces {
     /// @dev A slash walks every tranche: the bound keeps it far below a block's gas.
     uint256 public constant MAX_TRANCHES = 10;
     uint256 public constant MAX_ENDPOINT_BYTES = 256;
-    /// @dev Of every slash at least this part is burned, so that a cheat who also plays victim and reporter still loses.
+    /// @dev Of every slash at least this part is burned: a cheat who also plays victim and reporter still loses.
     uint256 public constant MIN_BURN_BPS = 3_000;
 
     uint256 private constant BPS = 10_000;
@@ -55,9 +55,11 @@ contract NodeRegistry is INodeRegistry, EIP712, Nonces {
     /* CONSTRUCTOR */
 
     /// @param token What is staked.
-    /// @param deployer Who binds the market in the transaction after this one. Not msg.sender: with CREATE2 that is a factory.
+    /// @param deployer Who binds the market in the transaction after this one. Not msg.sender: with CREATE2 that is a
+    /// factory.
     /// @param minStake Stake below which a node takes no new unit, token wei.
-    /// @param unbondingPeriod_s Time from unbond request to withdrawal, s. Must outlast every window in which a fault can be shown.
+    /// @param unbondingPeriod_s Time from unbond request to withdrawal, s. Must outlast every window in which a fault can
+    /// be shown.
     constructor(IAvenueToken token, address deployer, uint96 minStake, uint40 unbondingPeriod_s)
         EIP712("AvenueNodeRegistry", "1")
     {

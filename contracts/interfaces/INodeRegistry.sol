@@ -107,8 +107,8 @@ interface INodeRegistry {
     error NothingToCollect(address payee);
 
     /// @notice Registers a node owned by the caller. The operator proves possession of its key with EIP-712
-    /// `OperatorAuthorization(address owner,address operator,uint256 nonce,uint256 deadline)`, domain ("AvenueNodeRegistry","1"),
-    /// nonce = nonces(operator).
+    /// `OperatorAuthorization(address owner,address operator,uint256 nonce,uint256 deadline)`, domain
+    /// ("AvenueNodeRegistry","1"), nonce = nonces(operator).
     function register(
         address operator,
         bytes32 encryptionKey,
@@ -134,11 +134,12 @@ interface INodeRegistry {
     /// @notice Starts the unbonding of free stake. Owner only. Withdrawable after UNBONDING_S.
     function requestUnbond(NodeId node, uint96 amount) external;
 
-    /// @notice Sends every matured tranche to the owner. Owner only. Warning: until then a matured tranche can be slashed.
+    /// @notice Sends every matured tranche to the owner. Owner only. Warning: until then even a matured tranche can be
+    /// slashed.
     function withdraw(NodeId node) external returns (uint96 amount);
 
-    /// @notice Takes the node out of service and unbonds all its stake. Owner only; no unit may be in flight. The operator
-    /// key is free to serve another node.
+    /// @notice Takes the node out of service and unbonds all its stake. Owner only; no unit may be in flight. The
+    /// operator key is free to serve another node.
     function deregister(NodeId node) external;
 
     /// @notice Pays the caller's credit (shares of slashed stake).

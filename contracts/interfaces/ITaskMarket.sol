@@ -114,7 +114,8 @@ interface ITaskMarket {
 
     /// @notice Takes a unit, locking `spec.collateral` of the node's stake. Caller is the node's operator.
     /// `admission` is ignored for a public task. EIP-712, domain ("AvenueTaskMarket","1"):
-    /// `Admission(bytes32 task,uint64 node,uint256 shards,uint64 deadline)`. An admission to any shard admits to aggregation.
+    /// `Admission(bytes32 task,uint64 node,uint256 shards,uint64 deadline)`. An admission to any shard admits to
+    /// aggregation.
     function claim(TaskSpec calldata spec, uint32 unit, Admission calldata admission) external;
 
     /// @notice Commits to a result: keccak256(abi.encode(COMMITMENT_TAG, resultRoot, salt)).
@@ -127,6 +128,8 @@ interface ITaskMarket {
 
     /// @notice Finalises at once. EIP-712 `Acceptance(bytes32 task,uint32 unit,bytes32 resultRoot)` by the requester;
     /// the signature may be empty if the requester is the caller.
+    /// @dev Warning: the requester's own call names no result: it accepts what is revealed when it lands. On a chain that
+    /// may reorganise, sign instead.
     function accept(TaskSpec calldata spec, uint32 unit, bytes calldata signature) external;
 
     /// @notice Finalises after the challenge window.
@@ -144,7 +147,8 @@ interface ITaskMarket {
     function taskIdOf(TaskSpec calldata spec) external pure returns (TaskId);
     function getTask(TaskId task) external view returns (TaskState memory);
     function getUnit(TaskId task, uint32 unit) external view returns (Unit memory);
-    /// @notice Every unit of one round, training units first, the aggregation unit (if any) last. Empty past the last round.
+    /// @notice Every unit of one round, training units first, the aggregation unit (if any) last. Empty past the last
+    /// round.
     function getRound(TaskSpec calldata spec, uint32 round) external view returns (Unit[] memory);
     /// @notice State root that `round` starts from; zero while unknown. `round == rounds` gives the trained model's.
     function inputStateRoot(TaskSpec calldata spec, uint32 round) external view returns (bytes32);

@@ -3,7 +3,8 @@ pragma solidity 0.8.37;
 
 /// @title Merkle trees as in docs/protocol.md section 1
 /// @notice Leaf, inner node, padding and root are hashed in four separate domains, and the root binds the number of
-/// leaves. So no inner node passes for a leaf, no tree has a second reading with another depth, and padding proves nothing.
+/// leaves. So no inner node passes for a leaf, no tree has a second reading with another depth, and padding proves
+/// nothing.
 /// Golden vectors shared with proofs/merkle.py: tests/vectors/merkle.json.
 library MerkleLib {
     bytes1 internal constant LEAF = 0x00;

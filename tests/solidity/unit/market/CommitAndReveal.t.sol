@@ -275,6 +275,26 @@ contract CommitAndRevealTest is World {
         assertEq(market.resultRootOf(spec, 3, bob.id, keccak256("checkpoints")), expected, "result root");
     }
 
+    function testFuzz_a_plan_of_any_shape_can_be_worked_to_its_end(
+        uint8 rounds,
+        uint8 shards,
+        uint8 steps,
+        uint8 interval
+    ) external {
+        TaskSpec memory any = shards % 4 == 0 ? aSoloSpec() : aSpec();
+        any.seed = 5;
+        any.rounds = uint32(bound(rounds, 1, 3));
+        if (any.shards > 1) any.shards = uint16(bound(shards, 2, 5));
+        any.steps = uint32(bound(steps, 1, 40));
+        any.checkpointInterval = uint32(bound(interval, 1, any.steps));
+        post(any);
+        for (uint32 round = 0; round < any.rounds; round++) {
+            assertTrue(market.inputStateRoot(any, round) != 0, "input known");
+            workRound(any, round, round % 2 == 0 ? alice : bob);
+        }
+        assertTrue(market.inputStateRoot(any, any.rounds) != 0, "trained");
+    }
+
     function test_result_root_reverts_past_the_end_of_the_plan() external {
         vm.expectRevert(abi.encodeWithSelector(ITaskMarket.NoSuchUnit.selector, 8, 8));
         market.resultRootOf(spec, 8, bob.id, 0);
