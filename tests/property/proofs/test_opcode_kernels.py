@@ -81,7 +81,7 @@ def test_rescale_rounds_halves_up_and_saturates(
     data: st.DataObject, shape: tuple[int, ...], shift: int, bits: int
 ) -> None:
     half = 1 << shift >> 1
-    ties = st.integers(-9, 9).map(lambda multiple: (2 * multiple + 1) * half)
+    ties = st.integers(-9, 9).map(lambda multiple: (2 * multiple + 1) * half).filter(lambda tie: abs(tie) < 2**63)
     check(Opcode.RESCALE, [data.draw(arrays(shape, st.one_of(integers(), ties)))], (shift, bits))
 
 
@@ -137,7 +137,7 @@ def test_matrix_products_are_the_same_in_float64_and_int64(
         assert from_torch(got.int64) == define(Opcode.MATMUL_NT, [a, b], ())
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(
     shape=st.tuples(st.integers(1, 90), st.integers(1, 90), st.integers(1, 700)),
     salt=st.integers(0, 2**32),

@@ -105,7 +105,7 @@ def integers(state: State) -> dict[str, IntArray]:
     return {name: from_torch(tensor.values) for name, tensor in state.items()}
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100)
 @given(programs(), st.integers(0, 2**32))
 def test_any_program_runs_as_the_reference_says_and_round_trips(program: Program, seed: int) -> None:
     encoded = encode_program(program)
