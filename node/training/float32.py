@@ -72,7 +72,8 @@ def from_state_dict(weights: Mapping[str, torch.Tensor]) -> State:
     """
     depth = len(weights) // 2
     names = {f"{2 * layer}.{kind}" for layer in range(depth) for kind in ("weight", "bias")}
-    if not depth or set(weights) != names:
+    ranks = [weights[name].dim() for name in weights]
+    if not depth or set(weights) != names or sorted(ranks) != [1] * depth + [2] * depth:
         raise ValueError(f"not the weights of an MLP: {', '.join(sorted(weights))}")
     layers = (weights["0.weight"].shape[-1], *(len(weights[f"{2 * layer}.bias"]) for layer in range(depth)))
     state = dict(initial_state(layers, 0))

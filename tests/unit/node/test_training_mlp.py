@@ -181,6 +181,12 @@ def test_batch_larger_than_the_shard_is_refused() -> None:
     assert caught.value.code == "U-40"
 
 
+def test_model_whose_sums_could_leave_64_bits_is_refused() -> None:
+    with pytest.raises(UsageError, match="matmul") as caught:
+        program_for(recipe((2**25, 4, 3), scale=REALS))
+    assert caught.value.code == "U-42"
+
+
 def test_program_depends_on_every_part_of_the_recipe() -> None:
     variants = [
         recipe(),
@@ -224,7 +230,9 @@ def test_state_dict_round_trip_keeps_every_weight() -> None:
     assert state_root(again) == state_root(state)
 
 
-@pytest.mark.parametrize("names", [[], ["0.weight"], ["0.weight", "1.bias"], ["0.weight", "0.bias", "x"]])
+@pytest.mark.parametrize(
+    "names", [[], ["0.weight"], ["0.weight", "1.bias"], ["0.weight", "0.bias", "x"], ["0.weight", "0.bias"]]
+)
 def test_foreign_state_dict_is_refused(names: list[str]) -> None:
     with pytest.raises(ValueError, match="not the weights of an MLP"):
         from_state_dict({name: torch.zeros(2, 2) for name in names})
