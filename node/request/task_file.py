@@ -26,7 +26,9 @@ MAX_FILE_BYTES: Final = 64 * 1024
 WEI_PER_AVN: Final = 10**18
 MAX_WEI: Final = 2**96 - 1
 """Amounts are uint96 on chain."""
-MAX_WINDOW_S: Final = 2**32 - 1
+MAX_WINDOW_S: Final = 30 * 86400
+MAX_DEADLINE_S: Final = 365 * 86400
+"""TaskMarket refuses longer windows and later deadlines."""
 MIN_WINDOW_S: Final = 5
 """Below this an honest node could lose its collateral to one slow block."""
 MAX_SHARDS: Final = 256
@@ -134,7 +136,7 @@ class TaskSection(_Section):
         """The deadline in unix s, for a task posted at `now` (unix s).
 
         Raises:
-            UsageError: U-36, if it is past or leaves less than one unit's compute and reveal windows.
+            UsageError: U-36, if it is past, over a year away, or leaves less than one unit's compute and reveal windows.
         """
         at = int(self.deadline.timestamp()) if isinstance(self.deadline, datetime) else now + self.deadline
         needed_s = self.compute_window_s + self.reveal_window_s
@@ -145,6 +147,12 @@ class TaskSection(_Section):
                 f"task.deadline is {at - now} s away, less than one unit's compute and reveal windows ({needed_s} s)",
                 code="U-36",
                 hint="set a later deadline or shorter windows",
+            )
+        if at - now > MAX_DEADLINE_S:
+            raise UsageError(
+                f"task.deadline is {at - now} s away, more than the market allows ({MAX_DEADLINE_S} s)",
+                code="U-36",
+                hint="set an earlier deadline",
             )
         return at
 

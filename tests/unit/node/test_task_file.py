@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from node.request import task_file
 from node.request.task_file import TaskFile, load_task_file
 from protocol.errors import UsageError
 
@@ -157,9 +158,21 @@ def test_deadline_shorter_than_one_unit_is_refused_with_both_numbers(tmp_path: P
     assert "180 s" in error.message
 
 
+def test_deadline_beyond_what_the_market_allows_is_refused(tmp_path: Path) -> None:
+    error = refusal(written(tmp_path, ('deadline = "15m"', 'deadline = "366d"')))
+    assert error.code == "U-36"
+
+
+def test_limits_are_the_contracts() -> None:
+    source = (EXAMPLES.parent / "contracts" / "TaskMarket.sol").read_text()
+    assert f"MAX_SHARDS = {task_file.MAX_SHARDS};" in source
+    assert f"MAX_DEADLINE_S = {task_file.MAX_DEADLINE_S // 86400} days;" in source
+    assert f"MAX_WINDOW_S = {task_file.MAX_WINDOW_S // 86400} days;" in source
+
+
 def test_deadline_may_be_a_date_with_offset(tmp_path: Path) -> None:
-    task = load_task_file(written(tmp_path, ('deadline = "15m"', "deadline = 2040-01-01T01:00:00+01:00")), now=NOW)
-    assert task.task.deadline_at(NOW) == 2_208_988_800
+    task = load_task_file(written(tmp_path, ('deadline = "15m"', "deadline = 2027-03-01T01:00:00+01:00")), now=NOW)
+    assert task.task.deadline_at(NOW) == 1_803_859_200
 
 
 @pytest.mark.parametrize("value", ["2040-01-01T00:00:00", "true", "1.5"])
@@ -177,6 +190,7 @@ def test_deadline_without_offset_or_meaning_is_refused(tmp_path: Path, value: st
         ('unit_price = "2"', 'unit_price = "NaN"', "pay.unit_price"),
         ('unit_price = "2"', 'unit_price = "1.0000000000000000001"', "pay.unit_price"),
         ('deadline = "15m"', 'deadline = "soon"', "task.deadline"),
+        ('reveal_window = "1m"', 'reveal_window = "31d"', "task.reveal_window"),
         ("rounds = 3", "rounds = 0", "task.rounds"),
         ("rounds = 3", "rounds = 2.5", "task.rounds"),
         ("rounds = 3", 'rounds = "3"', "task.rounds"),
