@@ -198,6 +198,10 @@ contract RegisterTest is World {
     }
 
     function test_deregister_unbonds_all_and_lets_the_owner_reclaim_it() external {
+        vm.expectEmit(address(registry));
+        emit INodeRegistry.Deregistered(alice.id);
+        vm.expectEmit(address(registry));
+        emit INodeRegistry.UnbondRequested(alice.id, STAKE, uint40(block.timestamp + UNBONDING_S));
         vm.prank(alice.owner);
         registry.deregister(alice.id);
         assertTrue(!registry.isActive(alice.id), "out of service");

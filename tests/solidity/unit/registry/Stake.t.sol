@@ -96,6 +96,8 @@ contract StakeTest is World {
 
     function test_unbond_requests_of_the_same_second_share_a_tranche() external {
         for (uint256 i = 0; i < 12; i++) {
+            vm.expectEmit(address(registry));
+            emit INodeRegistry.UnbondRequested(alice.id, 1e18, uint40(block.timestamp + UNBONDING_S));
             _unbond(1e18);
         }
         INodeRegistry.Tranche[] memory queue = registry.tranches(alice.id);
