@@ -1,18 +1,17 @@
 """avenue market serve: run a gateway.
 
 The gateway is a program of its own (node and marketplace know nothing of each other): this command writes its settings
-from the node's configuration, starts `python -m marketplace`, hands signals on and returns its exit code.
+from the node's configuration, then becomes `python -m marketplace`, so that signals and exit
+code are the gateway's own.
 """
 
 from __future__ import annotations
 
 import json
-import signal
+import os
 import socket
-import subprocess
 import sys
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -28,7 +27,7 @@ def serve(
     call: Invocation,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.", min=0, max=65535)] = None,
-) -> int:
+) -> None:
     """Run a gateway: blobs, messages, an index of the chain and the live page. Stops on Ctrl+C."""
     call = call.with_flags({"market.host": host, "market.port": port})
     with call.context() as context:
@@ -47,9 +46,9 @@ def serve(
         path = context.data_dir / "gateway.toml"
         _write_settings(path, settings)
     url = f"http://{market.host}:{free_port}"
-    child = subprocess.Popen([sys.executable, "-m", "marketplace", str(path)], stdout=sys.stderr)
-    call.out.emit({"url": url, "pid": child.pid, "settings": str(path)}, f"gateway at {url}")
-    return _wait(child)
+    call.out.emit({"url": url, "pid": os.getpid(), "settings": str(path)}, f"gateway at {url}")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever the gateway says from here on is a log
+    os.execv(sys.executable, [sys.executable, "-m", "marketplace", str(path)])
 
 
 def claim_port(host: str, port: int) -> int:
@@ -70,19 +69,3 @@ def _write_settings(path: Path, settings: dict[str, Any]) -> None:
     lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in settings.items()]
     path.touch(mode=0o600, exist_ok=True)  # RPC URLs carry API keys
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def _wait(child: subprocess.Popen[bytes]) -> int:
-    """Waits for the child, handing it our signals (a terminal sends Ctrl+C to both; the child judges repeats)."""
-
-    def hand_on(number: int, frame: FrameType | None) -> None:
-        if child.poll() is None:
-            child.send_signal(number)
-
-    previous = {number: signal.signal(number, hand_on) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        code = child.wait()
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-    return 128 - code if code < 0 else code

@@ -6,7 +6,9 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+import urllib.request
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,6 +69,18 @@ class Cli:
         )
         return Ran(done.returncode, done.stdout, done.stderr)
 
+    def first_document(self, process: subprocess.Popen[str]) -> dict[str, Any]:
+        """The JSON document that a command prints and then goes on."""
+        assert process.stdout is not None
+        text = ""
+        for line in process.stdout:
+            text += line
+            if line.rstrip() == "}":
+                break
+        found = json.loads(text)
+        assert isinstance(found, dict)
+        return found
+
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Starts a command that goes on; the caller stops it."""
         return subprocess.Popen(
@@ -77,3 +91,21 @@ class Cli:
             text=True,
             env=self.environment(),
         )
+
+
+def answers(url: str) -> bool:
+    """Whether an HTTP server says 200 there."""
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str], timeout_s: float = 60) -> None:
+    """Polls until `condition` holds. Fails at once if `process` ends, with what it said."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.05)
