@@ -107,6 +107,7 @@ class ComputeAgent:
         """
         context = self._context
         with sole_agent(context.data_dir, context.network.chain_id, context.account.address, "compute"):
+            self._desk.sweep()
             node = ensure_node(context, stop)
             self._gateway = GatewayClient(
                 context.network.gateway_url, context.account, context.domain, pause=lambda pause_s: _wait(stop, pause_s)
@@ -119,7 +120,7 @@ class ComputeAgent:
                 stop=stop,
             )
             self._loader = Loader(
-                context, self._gateway, node, self._desk, self._training, self._fetching, self._cooling
+                context, self._gateway, node, self._desk, self._training, self._fetching, self._cooling, owns_desk=True
             )
             log.info("compute node starts", node=node, operator=context.account.address)
             reporter = threading.Thread(target=self._report, args=(node, stop), name="progress", daemon=True)
@@ -286,6 +287,9 @@ class ComputeAgent:
 
     def _outcome(self, view: ComputeView, key: WorkKey) -> work.Outcome:
         tv = _task(view, key.task)
+        unit = tv.units[key.unit]
+        if unit.status is UnitStatus.REVEALED:
+            return work.revealed_outcome(self._desk, key, unit)
         return work.outcome_of(self._desk, tv.spec, key, view.me, self._loader.needs(tv, key.unit))
 
     def _check_with_chain(self, view: ComputeView, key: WorkKey, outcome: work.Outcome) -> None:

@@ -19,6 +19,8 @@ from proofs.hashing import keccak
 from protocol.types import NO_ADMISSION, Admission, BlobId, NodeId, TaskId, TaskStatus, Unit, UnitStatus
 
 BPS = 10_000
+LAST_CALL_PART = 5
+"""A result that could not be published is revealed all the same in the last fifth of its reveal window."""
 STAGGER_STEP_S = 2
 STAGGER_STEPS = 4
 """Nodes expire the late units of others up to 6 s apart, so that they do not all pay for the same revert."""
@@ -178,6 +180,7 @@ def decide(view: ComputeView, policy: Policy) -> Decision:
     duties = [_duty(view, tv, index, unit, skips) for tv, index, unit in in_work]
     actions += [d for d in duties if isinstance(d, Train)]
     dated: list[Commit | Publish | Disclose] = [d for d in duties if isinstance(d, Commit | Publish | Disclose)]
+    dated += _late_publications(view)
     dated.sort(key=lambda move: (move.deadline, move.key))
     actions += dated
     settle_own, settle_others = _settlements(view, policy, skips)
@@ -210,9 +213,22 @@ def _duty(view: ComputeView, tv: TaskView, index: int, unit: Unit, skips: list[S
         return None
     if unit.status is UnitStatus.CLAIMED:
         return Commit(key, unit.deadline)
-    if stage is Stage.DONE:
+    can_reveal = view.block.number > unit.commit_block
+    # Data first: who builds on a revealed state must be able to fetch it. Only when a gateway that is away is about to
+    # cost the collateral is the order turned round, and the state published as soon as that can be done.
+    last_call = view.block.timestamp > unit.deadline - unit.reveal_window_s // LAST_CALL_PART
+    if stage is Stage.DONE and not (last_call and can_reveal):
         return Publish(key, unit.deadline)
-    return Disclose(key, unit.deadline) if view.block.number > unit.commit_block else None
+    return Disclose(key, unit.deadline) if can_reveal else None
+
+
+def _late_publications(view: ComputeView) -> Iterator[Publish]:
+    """Results that had to be revealed before they could be published."""
+    for tv in view.tasks:
+        for index, unit in tv.units.items():
+            key = WorkKey(tv.task, index, unit.attempt)
+            if unit.node == view.me and unit.status is UnitStatus.REVEALED and view.stage(key) is Stage.DONE:
+                yield Publish(key, unit.deadline)
 
 
 def _settlements(view: ComputeView, policy: Policy, skips: list[Skip]) -> tuple[list[Action], list[Action]]:

@@ -7,6 +7,7 @@ needs it.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,10 +23,13 @@ from proofs.exact.execute import run_unit
 from proofs.exact.program import Program
 from proofs.exact.state import State, decode_state
 from proofs.results import unit_seed
+from protocol.errors import BlobError
 from protocol.types import BlobId, TaskSpec, Unit, UnitStatus
 
 WARM_UP_STEPS = 1
 MEASURED_STEPS = 3
+MAX_VALUE_BYTES = 16 << 30
+"""All values of one step together, as int64; most are gone before the step ends."""
 
 log = structlog.get_logger(__name__)
 
@@ -105,6 +109,7 @@ def prepare(book: TaskBook, desk: Desk, unit: int, needs: tuple[Need, ...]) -> N
             if not desk.has_input(book.task, need.root):
                 desk.put_input(book.task, need.root, book.program())
             program = decode_program(desk.get_input(book.task, need.root))
+            _check_size(program)
         elif not desk.has_input(book.task, need.root):
             assert program is not None, "needs_of puts the program first"
             types = program.state_types if need.kind is InputKind.STATE else program.data_types
@@ -113,6 +118,17 @@ def prepare(book: TaskBook, desk: Desk, unit: int, needs: tuple[Need, ...]) -> N
     if program is not None and not spec.is_aggregation(unit) and desk.speed(spec.program_root) is None:
         state, data = (decode_state(desk.get_input(book.task, need.root)) for need in needs[1:3])
         desk.put_speed(spec.program_root, measure(program, state, data, spec))
+
+
+def _check_size(program: Program) -> None:
+    """Raises BlobError V-23 for a program whose values would not fit any machine: it is not even tried."""
+    value_bytes = 8 * sum(math.prod(value.shape) for value in program.values)
+    if value_bytes > MAX_VALUE_BYTES:
+        raise BlobError(
+            f"a step of the program makes {value_bytes >> 30} GiB of values, at most {MAX_VALUE_BYTES >> 30} are taken",
+            code="V-23",
+            hint="leave this task to a larger machine",
+        )
 
 
 def measure(program: Program, state: State, data: State, spec: TaskSpec) -> float:

@@ -56,13 +56,18 @@ class Loader:
         training: Workshop[WorkKey],
         fetching: Workshop[UnitKey],
         cooling: Cooldown[UnitKey],
+        *,
+        owns_desk: bool = False,
     ) -> None:
+        """`owns_desk`: this is the agent's own loader, and may delete what no unit needs any more."""
         self._context = context
         self._client = context.client
         self._gateway = gateway
         self._node = node
         self._desk = desk
         self._training, self._fetching, self._cooling = training, fetching, cooling
+        self._owns_desk = owns_desk
+        self._mail: Cooldown[str] = Cooldown()
         self._feed = TaskFeed(context)
         self._followed: dict[TaskId, _Followed] = {}
         self._over: set[TaskId] = set()
@@ -121,8 +126,8 @@ class Loader:
             preparing=frozenset(unit for task, unit in self._fetching.running if task == book.task),
             seconds_per_step=self._desk.speed(spec.program_root),
         )
+        self._poll(book)
         try:
-            book.poll()
             view = replace(
                 view,
                 admission=admitted.admission if (admitted := book.admitted.get(self._node)) else None,
@@ -130,15 +135,24 @@ class Loader:
                 owed=self._owed(followed, view, now),
             )
             view = self._with_inputs(view)
-        except UnreachableError as error:
-            log.warning("gateway away", task=book.task.hex()[:8], why=error.message)
         except VerificationError as error:
             view = replace(view, problem=error.message)
         except AvenueError as error:
-            log.info("manifest not there yet", task=book.task.hex()[:8], why=error.message)
-        if view.round > before:
+            view = replace(view, problem=f"its manifest cannot be fetched yet: {error.message}")
+        if view.round > before and self._owns_desk:
             self._drop_past_inputs(view)
         return view
+
+    def _poll(self, book: TaskBook) -> None:
+        """New mail. A gateway that is away is left alone for a while: deadlines on chain must not wait for it."""
+        if self._mail.holds("gateway"):
+            return
+        try:
+            book.poll()
+            self._mail.succeeded("gateway")
+        except UnreachableError as error:
+            pause_s = self._mail.failed("gateway")
+            log.warning("gateway away", why=error.message, code=error.code, again_in_s=pause_s)
 
     def _follow(self, spec: TaskSpec) -> _Followed:
         task = TaskId(spec.task_id)
@@ -158,7 +172,8 @@ class Loader:
     def _forget(self, task: TaskId) -> None:
         self._over.add(task)
         self._followed.pop(task, None)
-        self._desk.forget(task)
+        if self._owns_desk:
+            self._desk.forget(task)
 
     def _acceptances(self, book: TaskBook, tv: TaskView) -> dict[int, bytes]:
         found = {}
@@ -218,7 +233,11 @@ class Loader:
         for tv in tasks:
             for index, unit in tv.units.items():
                 key = WorkKey(tv.task, index, unit.attempt)
-                if unit.node != self._node or unit.status not in IN_WORK or key in stages:
+                if unit.node != self._node or key in stages:
+                    continue
+                if unit.status is UnitStatus.REVEALED and not (self._desk.steps_done(key) or self._desk.published(key)):
+                    continue  # revealed by another machine that had this key; nothing to publish from here
+                if unit.status not in (*IN_WORK, UnitStatus.REVEALED):
                     continue
                 if work.is_done(self._desk, tv.spec, key):
                     stages[key] = Stage.PUBLISHED if self._desk.published(key) else Stage.DONE

@@ -28,7 +28,7 @@ from proofs.hashing import keccak, tag
 from protocol.errors import StateError
 from protocol.messages import Grant, KeyGrant, UnitResult
 from protocol.sealing import KEY_BYTES, seal, wrap
-from protocol.types import BlobId, NodeId, Reveal, TaskSpec
+from protocol.types import BlobId, NodeId, Reveal, TaskSpec, Unit
 
 OnProgress = Callable[[int, int, float | None], None]
 """Steps done, steps in all, loss in nats (None if the state carries none)."""
@@ -147,6 +147,14 @@ def outcome_of(desk: Desk, spec: TaskSpec, key: WorkKey, node: NodeId, needs: tu
             checkpoints_root=results.checkpoints_root(saved.roots),
         ),
     )
+
+
+def revealed_outcome(desk: Desk, key: WorkKey, unit: Unit) -> Outcome:
+    """Of a unit that is revealed already. Raises StateError S-40 if the disk has another result, or none."""
+    saved = desk.get_checkpoint(key)
+    if saved is None or saved.roots[-1] != unit.final_state_root:
+        raise StateError(f"the result of unit {key.unit} is not on this disk", code="S-40")
+    return Outcome(saved.roots, unit.result)
 
 
 def salt_of(operator: LocalAccount, key: WorkKey, result_root: bytes) -> bytes:

@@ -21,6 +21,7 @@ KeyT = TypeVar("KeyT", bound=Hashable)
 
 FIRST_PAUSE_S = 1.0
 LAST_PAUSE_S = 60.0
+FORGET_AFTER_S = 600.0
 
 log = structlog.get_logger(__name__)
 
@@ -46,9 +47,11 @@ class Cooldown(Generic[KeyT]):
 
     def failed(self, key: KeyT) -> float:
         """Notes a failure. Returns the pause, s."""
+        now = self._clock()
+        self._until = {k: v for k, v in self._until.items() if now < v[0] + FORGET_AFTER_S}
         _, pause = self._until.get(key, (0.0, FIRST_PAUSE_S / 2))
         pause = min(2 * pause, LAST_PAUSE_S)
-        self._until[key] = (self._clock() + pause, pause)
+        self._until[key] = (now + pause, pause)
         return pause
 
     def succeeded(self, key: KeyT) -> None:
@@ -121,7 +124,8 @@ class Workshop(Generic[KeyT]):
         failure: Exception | None = None
         try:
             job(stop.is_set)
-        except (AvenueError, ValueError, OSError) as error:
+        except (AvenueError, ValueError, OSError, RuntimeError, MemoryError) as error:
+            # RuntimeError and MemoryError are how torch says that a task is too large for this machine.
             failure = error
         finally:
             with self._lock:

@@ -51,6 +51,7 @@ ResultKey = tuple[int, bytes]
 
 STOP_WITHIN_S = 4.0
 SEND_TIMEOUT_S = 60.0
+BLIND_PAUSE_S = 3.0
 
 log = structlog.get_logger(__name__)
 
@@ -100,6 +101,7 @@ class RequestAgent:
                     return
             except (UnreachableError, VerificationError) as error:
                 log.warning("cannot see the task", why=error.message, code=error.code)
+                stop.wait(BLIND_PAUSE_S)
             stop.wait(max(0.0, started + self._poll_s - time.monotonic()))
 
     def tick(self, stop: threading.Event) -> bool:

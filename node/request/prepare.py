@@ -130,7 +130,7 @@ def save_content_keys(data_dir: Path, task: TaskId, blobs: tuple[OutgoingBlob, .
 def load_content_keys(data_dir: Path, task: TaskId) -> dict[BlobId, bytes]:
     """Empty if the task was submitted from another machine; its keys are then in the mailbox, wrapped to the requester.
 
-    Raises ConfigError C-40 if the file is damaged.
+    Raises ConfigError C-41 if the file is damaged.
     """
     path = _keys_path(data_dir, task)
     try:
@@ -139,4 +139,4 @@ def load_content_keys(data_dir: Path, task: TaskId) -> dict[BlobId, bytes]:
     except FileNotFoundError:
         return {}
     except (ValueError, AttributeError, TypeError) as error:
-        raise ConfigError(f"{path} is not a key file", code="C-40", hint="restore it from a backup") from error
+        raise ConfigError(f"{path} is not a key file", code="C-41", hint="restore it from a backup") from error

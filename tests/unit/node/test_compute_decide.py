@@ -103,6 +103,17 @@ def test_work_past_its_deadline_is_abandoned_and_the_unit_expired_for_the_tip() 
     assert chosen(make_view(task, work={key: Stage.RUNNING})) == (Abandon(key), Expire(task.task, 0))
 
 
+def test_result_that_cannot_be_published_is_revealed_at_the_last_call_and_published_after() -> None:
+    unit = make_unit(UnitStatus.COMMITTED, deadline=NOW + 19, commit_block=400, reveal_window_s=100)
+    task = make_task({0: unit})
+    key = WorkKey(task.task, 0, 0)
+    assert [type(a) for a in chosen(make_view(task, work={key: Stage.DONE}))] == [Disclose]
+    early = make_task({0: replace(unit, deadline=NOW + 20)})
+    assert [type(a) for a in chosen(make_view(early, work={key: Stage.DONE}))] == [Publish]
+    revealed = make_task({0: make_unit(UnitStatus.REVEALED)}, ready=frozenset(), reachable=frozenset())
+    assert [type(a) for a in chosen(make_view(revealed, work={key: Stage.DONE}))] == [Publish]
+
+
 # --- settling -------------------------------------------------------------------------------------------------------
 
 
@@ -316,14 +327,14 @@ def refusal(view: ComputeView, action: Action) -> str | None:
 
 
 @given(compute_views(), policies)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_no_action_is_one_that_the_chain_would_refuse(view: ComputeView, policy: Policy) -> None:
     for action in chosen(view, policy):
         assert refusal(view, action) is None, action
 
 
 @given(compute_views(), policies)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_claims_stay_within_stake_and_slots(view: ComputeView, policy: Policy) -> None:
     decision = decide(view, policy)
     taken = [action for action in decision.actions if isinstance(action, Claim)]
@@ -334,7 +345,7 @@ def test_claims_stay_within_stake_and_slots(view: ComputeView, policy: Policy) -
 
 
 @given(compute_views(), policies)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_each_unit_is_moved_once_and_nothing_is_revealed_unpublished(view: ComputeView, policy: Policy) -> None:
     actions = chosen(view, policy)
     moves = [action.key if isinstance(action, Commit | Disclose | Publish | Train) else None for action in actions]
@@ -342,13 +353,15 @@ def test_each_unit_is_moved_once_and_nothing_is_revealed_unpublished(view: Compu
     assert all(count == 1 for count in counted.values())
     for action in actions:
         if isinstance(action, Disclose):
-            assert view.stage(action.key) is Stage.PUBLISHED
+            unit = next(tv for tv in view.tasks if tv.task == action.key.task).units[action.key.unit]
+            last_call = unit.deadline - unit.reveal_window_s // 5 < NOW
+            assert view.stage(action.key) is Stage.PUBLISHED or (view.stage(action.key) is Stage.DONE and last_call)
         if isinstance(action, Claim):
             tv = next(tv for tv in view.tasks if tv.task == action.task)
             assert action.unit in tv.ready
 
 
 @given(compute_views(), policies)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_deciding_twice_gives_the_same(view: ComputeView, policy: Policy) -> None:
     assert decide(view, policy) == decide(view, policy)

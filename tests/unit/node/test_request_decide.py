@@ -228,7 +228,7 @@ def request_views(draw: st.DrawFn) -> RequestView:
 
 
 @given(request_views(), st.sampled_from(AcceptPolicy))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_admissions_are_to_open_shards_and_come_with_every_key(view: RequestView, accept: AcceptPolicy) -> None:
     actions = chosen(view, Policy(accept=accept))
     given_out: list[int] = []
@@ -247,7 +247,7 @@ def test_admissions_are_to_open_shards_and_come_with_every_key(view: RequestView
 
 
 @given(request_views(), st.sampled_from(AcceptPolicy))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_no_key_goes_to_a_reader_that_is_not_entitled(view: RequestView, accept: AcceptPolicy) -> None:
     for action in chosen(view, Policy(accept=accept)):
         if isinstance(action, GrantKeys):
@@ -260,7 +260,7 @@ def test_no_key_goes_to_a_reader_that_is_not_entitled(view: RequestView, accept:
 
 
 @given(request_views(), st.sampled_from(AcceptPolicy))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_no_action_is_one_that_the_chain_would_refuse(view: RequestView, accept: AcceptPolicy) -> None:
     for action in chosen(view, Policy(accept=accept)):
         match action:
