@@ -136,7 +136,7 @@ class TaskSection(_Section):
         """The deadline in unix s, for a task posted at `now` (unix s).
 
         Raises:
-            UsageError: U-36, if it is past, over a year away, or leaves less than one unit's compute and reveal windows.
+            UsageError: U-36, if it is past, over a year away, or closer than one unit's compute and reveal windows.
         """
         at = int(self.deadline.timestamp()) if isinstance(self.deadline, datetime) else now + self.deadline
         needed_s = self.compute_window_s + self.reveal_window_s
