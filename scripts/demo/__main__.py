@@ -1,4 +1,4 @@
-"""The main job, end to end: deploy, run compute nodes, post a training task, kill a node, get a trained model, get paid.
+"""The main job: deploy, run compute nodes, post a training task, kill a node, get a trained model, get paid.
 
     python -m scripts.demo [--task FILE] [--output build/demo.json] [--keep]
 
@@ -16,11 +16,12 @@ import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from eth_utils import to_checksum_address
+from eth_utils.address import to_checksum_address
 from rich.console import Console
 from rich.table import Table
 from web3 import Web3
@@ -31,7 +32,7 @@ from protocol.chain import ChainClient
 from protocol.deployments import Deployment
 from protocol.types import TaskId, TaskSpec, TaskStatus, Unit, UnitStatus
 from scripts.demo.ledger import Ledger, read_ledger
-from scripts.demo.stage import REPO, Actor, Stage, free_port, wait_until
+from scripts.demo.stage import REPO, Stage, free_port, wait_until
 
 NODES = 3
 BLOCK_TIME_S = 1
@@ -47,7 +48,6 @@ class Play:
 
     task_file: Path
     started: float = field(default_factory=time.monotonic)
-    deployment: Deployment | None = None
     killed: str | None = None
     joined: str | None = None
 
@@ -91,21 +91,24 @@ def _play(play: Play, stage: Stage) -> dict[str, Any]:
     stage.start_chain(block_time_s=BLOCK_TIME_S)
     play.say(f"chain 31337 at {stage.chain_url}, a block every {BLOCK_TIME_S} s")
 
-    deployer = stage.actor("deployer", "deployer")
-    deployer.run("deploy", "--network", "local", "--yes")
-    deployment = deployments.load(31337, deployer.home / "deployments")
-    play.deployment = deployment
-    play.say(f"contracts deployed: market {deployment.market}, registry {deployment.registry}")
-
+    names = [f"node-{number}" for number in range(1, NODES + 2)]
+    with ThreadPoolExecutor() as pool:
+        deploying = pool.submit(_deploy, play, stage)
+        homes = [pool.submit(stage.actor, name, "compute") for name in names]
+        homes.append(pool.submit(stage.actor, "requester", "request"))
+        deployment = deploying.result()
+        for home in homes:
+            deployments.save(deployment, home.result().home / "deployments")
+    play.say("keys made and encrypted for everybody; gas money sent")
     _start_gateway(play, stage, deployment)
-    for number in range(1, NODES + 1):
-        _start_node(play, stage, f"node-{number}")
-    requester = _new_actor(play, stage, "requester", "request")
+    for name in names[:NODES]:
+        _start_node(play, stage, name)
+    requester = stage.actors["requester"]
     requester.run("faucet", "--yes")
     posted = requester.run("task", "submit", str(play.task_file), "--yes", "--detach")
     task = TaskId(bytes.fromhex(posted["task"][2:]))
     play.say(f"requester posted task {posted['task'][:10]}… with {show_avn(int(posted['escrow_wei']))} in escrow")
-    stage.start(requester, "task", "run", posted["task"], "--yes")
+    stage.start(requester, "task", "run", posted["task"])
 
     client = ChainClient(stage.w3, deployment)
     spec = _spec_of(stage.w3, client, deployment, task)
@@ -144,18 +147,22 @@ _LOAD_DATA = (
 )
 
 
-def _new_actor(play: Play, stage: Stage, name: str, role: str) -> Actor:
-    actor = stage.actor(name, role)
-    assert play.deployment is not None
-    deployments.save(play.deployment, actor.home / "deployments")
-    return actor
+def _deploy(play: Play, stage: Stage) -> Deployment:
+    deployer = stage.actor("deployer", "deployer")
+    deployer.run("deploy", "--yes")
+    deployment = deployments.load(31337, deployer.home / "deployments")
+    play.say(f"contracts deployed: market {deployment.market}, registry {deployment.registry}")
+    return deployment
 
 
 def _start_gateway(play: Play, stage: Stage, deployment: Deployment) -> None:
     port = free_port()
-    actor = _new_actor(play, stage, "gateway", "deployer")
+    actor = stage.keyless_actor("gateway")
+    deployments.save(deployment, actor.home / "deployments")
     stage.start(actor, "market", "serve", "--port", str(port))
     stage.gateway_url = f"http://127.0.0.1:{port}"
+    for other in stage.actors.values():
+        other.env["AVENUE_GATEWAY_URL"] = stage.gateway_url
     wait_until("the gateway", lambda: _answers(f"{stage.gateway_url}/readyz"), timeout_s=30)
     play.say(f"gateway and live page at [bold]{stage.gateway_url}[/]")
 
@@ -170,8 +177,7 @@ def _answers(url: str) -> bool:
 
 
 def _start_node(play: Play, stage: Stage, name: str) -> None:
-    actor = _new_actor(play, stage, name, "compute")
-    stage.start(actor, "compute", "start")
+    stage.start(stage.actors[name], "compute", "start")
     play.say(f"{name} started: it registers, stakes and looks for work")
 
 

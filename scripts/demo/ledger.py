@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
+from eth_utils.abi import filter_abi_by_type, function_abi_to_4byte_selector
 from hexbytes import HexBytes
 from web3 import Web3
 from web3.contract import Contract
+from web3.types import TxData
 
 from protocol.abi import artifact
 from protocol.deployments import Deployment
@@ -147,12 +149,12 @@ def _gas(w3: Web3, deployment: Deployment) -> tuple[dict[str, int], dict[str, in
     ):
         if address is None:
             continue
-        for function in _contract(w3, name, address).all_functions():
+        for function in filter_abi_by_type("function", cast(Any, artifact(name).abi)):
             prefix = "" if name in ("TaskMarket", "Faucet") else name + "."
-            names[(address.lower(), bytes(function.selector_bytes))] = prefix + function.fn_name
+            names[(address.lower(), function_abi_to_4byte_selector(function))] = prefix + function["name"]
     used: dict[str, list[int]] = defaultdict(list)
     for number in range(deployment.block, w3.eth.block_number + 1):
-        for tx in w3.eth.get_block(number, full_transactions=True)["transactions"]:
+        for tx in cast(list[TxData], w3.eth.get_block(number, full_transactions=True)["transactions"]):
             to = str(tx.get("to") or "").lower()
             selector = bytes(HexBytes(tx["input"])[:4])
             receipt = w3.eth.get_transaction_receipt(tx["hash"])

@@ -25,6 +25,8 @@ def main() -> None:
     kind, task_file = sys.argv[1], Path(sys.argv[2])
     plan = prepare_plan(load_task_file(task_file))
     test, scale = plan.dataset.test, plan.dataset.scale
+    if test is None:
+        raise SystemExit(f"{task_file} has no test samples to compare on")
     started = time.monotonic()
     if kind == "exact":
         state = run_plan(plan).final_state

@@ -1,7 +1,7 @@
 """The stage of the demo: a chain, a gateway and one `avenue` process for each actor, all on loopback.
 
-Whatever was started is stopped at the end. Each actor has a home of its own (configuration, keystore, journal, data) and is driven by the same commands that a
-person types. Nothing is shared between them but the chain and the gateway.
+Whatever was started is stopped at the end. Each actor has a home of its own (configuration, keystore, journal, data)
+and is driven by the same commands that a person types. Nothing is shared between them but the chain and the gateway.
 """
 
 from __future__ import annotations
@@ -129,6 +129,15 @@ class Stage:
 
     def actor(self, name: str, role: str) -> Actor:
         """A new home with fresh encrypted keys (`avenue init`), and gas money on each of its addresses."""
+        actor = self.keyless_actor(name)
+        made = actor.run("init", "--role", role, "--network", "local", "--light-kdf", "--yes")
+        actor.addresses = {key["name"]: key["public"] for key in made["keys"] if key["kind"] != "x25519"}
+        for address in actor.addresses.values():
+            self.send_gas_money(address)
+        return actor
+
+    def keyless_actor(self, name: str) -> Actor:
+        """A new home, empty."""
         home = self.root / name
         home.mkdir(mode=0o700, parents=True)
         password = home / "password"
@@ -148,10 +157,6 @@ class Stage:
         if self.gateway_url:
             env["AVENUE_GATEWAY_URL"] = self.gateway_url
         actor = Actor(name, home, env, self.root / f"{name}.log")
-        made = actor.run("init", "--role", role, "--network", "local", "--light-kdf", "--yes")
-        actor.addresses = {key["name"]: key["public"] for key in made["keys"] if key["kind"] != "x25519"}
-        for address in actor.addresses.values():
-            self.send_gas_money(address)
         self.actors[name] = actor
         return actor
 
