@@ -23,7 +23,7 @@ from web3.types import RPCEndpoint, TxParams
 from protocol.abi import artifact
 from protocol.deployments import Deployment
 from protocol.errors import ConfigError, LaggingRpcError, StateError
-from protocol.reverts import RevertedError, decode_revert
+from protocol.reverts import RevertedError, explain
 from protocol.types import (
     Block,
     NodeId,
@@ -171,11 +171,9 @@ class ChainClient:
                 answers.extend(self._one(read) for read in chunk)
                 continue
             for read, response in zip(chunk, responses, strict=True):
-                if "error" in response:
-                    error = cast(Any, response["error"])
-                    data = error.get("data") if isinstance(error, dict) else None
-                    raise decode_revert(data if isinstance(data, str) else b"", f"reading {read.on}.{read.function}")
-                answers.append(self._decode(read, HexBytes(cast(str, response["result"]))))
+                # A failed one is asked again alone: web3 knows the many shapes in which endpoints report a revert.
+                failed = "error" in response
+                answers.append(self._one(read) if failed else self._decode(read, HexBytes(str(response["result"]))))
         return answers
 
     @property
@@ -193,7 +191,7 @@ class ChainClient:
         try:
             answer = self.w3.eth.call(cast(TxParams, self._transaction(read)), self._identifier)
         except Web3Exception as error:
-            raise decode_revert(error, f"reading {read.on}.{read.function}") from error
+            raise explain(error, f"reading {read.on}.{read.function}") from error
         return self._decode(read, bytes(answer))
 
     def _decode(self, read: Read, data: bytes) -> Any:

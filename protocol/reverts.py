@@ -15,9 +15,10 @@ from typing import Any
 from eth_abi.abi import decode
 from eth_abi.exceptions import DecodingError
 from eth_utils.crypto import keccak
+from web3.exceptions import ContractLogicError, Web3Exception
 
 from protocol.abi import CustomError, all_abis
-from protocol.errors import FundsError, TransactionError
+from protocol.errors import AvenueError, FundsError, TransactionError, UnreachableError
 
 _ERROR_STRING = keccak(text="Error(string)")[:4]
 _PANIC = keccak(text="Panic(uint256)")[:4]
@@ -156,6 +157,17 @@ def decode_revert(data: bytes | str | Exception, context: str = "") -> RevertedE
         return _decode(raw, text, prefix)
     except (DecodingError, UnicodeDecodeError, IndexError):
         return RevertedError(f"{prefix}reverted with malformed data 0x{raw.hex()}", code="T-13")
+
+
+def explain(error: Web3Exception, context: str = "") -> AvenueError:
+    """A failed eth_call or eth_estimateGas: the decoded revert, or that the endpoint could not run it at all (N-05)."""
+    if isinstance(error, ContractLogicError) or _revert_data(error)[0]:
+        return decode_revert(error, context)
+    return UnreachableError(
+        f"{f'{context}: ' if context else ''}the RPC endpoint refuses: {error}",
+        code="N-05",
+        hint="the endpoint may lack this block's state, or limit calls: add another URL to rpc_urls",
+    )
 
 
 def _decode(raw: bytes, text: str, prefix: str) -> RevertedError:

@@ -292,6 +292,31 @@ def test_stuck_transaction_is_replaced_with_an_eighth_more(avenue: AvenueChain) 
     assert received(avenue) == AMOUNT and nonce(avenue) == before + 1
 
 
+def test_stuck_transaction_ahead_of_ours_is_replaced_too(avenue: AvenueChain) -> None:
+    avenue.anvil.set_automine(False)
+    sender = avenue.sender(0, SendPolicy(bump_after_s=0.2, timeout_s=20))
+    ahead = sender.submit(payment(avenue))
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(sender.send, payment(avenue))
+        wait_until(lambda: len(sender.journal.get(ahead.id).attempts) >= 2)
+        avenue.anvil.mine()
+        running.result()
+    assert received(avenue) == 2 * AMOUNT
+
+
+def test_outcome_waits_for_its_confirmations(avenue: AvenueChain) -> None:
+    sender = avenue.sender(0, SendPolicy(confirmations=3, timeout_s=20))
+    intent = sender.submit(payment(avenue))
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(sender.wait, intent)
+        wait_until(lambda: received(avenue) == AMOUNT)
+        avenue.anvil.mine()
+        assert sender.journal.get(intent.id).state is IntentState.SENT
+        avenue.anvil.mine()
+        outcome = running.result()
+    assert avenue.client.latest_block().number == outcome.block + 2
+
+
 def test_fee_never_passes_the_cap(avenue: AvenueChain) -> None:
     avenue.anvil.set_automine(False)
     cap_wei = 4 * GWEI
