@@ -93,7 +93,7 @@ def _requester_of(engine: Engine, indexer: Indexer, task: bytes) -> ChecksumAddr
         if row is not None:
             return ChecksumAddress(row.requester)  # type: ignore[arg-type]
         if known_now:
-            indexer.catch_up()
+            indexer.catch_up(patience_s=5)
     return None
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from sqlalchemy.orm import Session
 
-from marketplace.tables import NodeRow, PaymentRow, SlashRow, TaskRow, UnitRow
+from marketplace.tables import AccountRow, NodeRow, PaymentRow, SlashRow, TaskRow, UnitRow
 from protocol.events import (
     ChainEvent,
     Collected,
@@ -112,7 +112,7 @@ def fold_node(session: Session, event: ChainEvent) -> None:
 
 
 def fold_money(session: Session, event: ChainEvent) -> None:
-    """Credits, withdrawals and slashes: one row each, by block."""
+    """Credits, withdrawals and slashes: one row each, and the sums of whom they went to."""
     match event:
         case UnitFinalised(payee=payee, paid=amount):
             _pay(session, event, "unit", payee, amount)
@@ -210,3 +210,23 @@ def _pay(session: Session, event: ChainEvent, kind: str, payee: str, amount: int
         node=getattr(event, "node", None),
     )
     session.add(row)
+    add_to_account(session, row)
+
+
+def add_to_account(session: Session, payment: PaymentRow) -> None:
+    """Adds a payment to its payee's sums."""
+    account = session.get(AccountRow, payment.payee)
+    if account is None:
+        account = AccountRow(address=payment.payee, earned=0, refunded=0, compensated=0, withdrawn=0)
+        session.add(account)
+    match payment.kind:
+        case "unit":
+            account.earned = account.earned + payment.amount
+        case "refund":
+            account.refunded = account.refunded + payment.amount
+        case "compensation":
+            account.compensated = account.compensated + payment.amount
+        case "withdrawal":
+            account.withdrawn = account.withdrawn + payment.amount
+        case _:
+            raise ValueError(f"no such kind of payment: {payment.kind}")

@@ -16,10 +16,11 @@ from sqlalchemy import Engine, delete, or_, select
 from sqlalchemy.orm import Session
 
 from marketplace.eventlog import from_rows, to_row
-from marketplace.fold import fold_money, fold_node, fold_task
+from marketplace.fold import add_to_account, fold_money, fold_node, fold_task
 from marketplace.metrics import Metrics
 from marketplace.tables import (
     CHAIN_TABLES,
+    AccountRow,
     CursorRow,
     EventRow,
     NodeRow,
@@ -29,7 +30,7 @@ from marketplace.tables import (
     UnitRow,
 )
 from protocol.chain import ChainClient
-from protocol.errors import AvenueError
+from protocol.errors import AvenueError, LaggingRpcError
 from protocol.events import Batch, ChainEvent, Cursor, EventFollower, Rollback
 
 _log = structlog.get_logger(__name__)
@@ -94,13 +95,21 @@ class Indexer:
         if self._thread is not None:
             self._thread.join()
 
-    def catch_up(self) -> None:
-        """Reads up to the chain's head. Raises what reading the chain raises (UnreachableError, LaggingRpcError)."""
-        with self._reading:
+    def catch_up(self, *, patience_s: float = -1) -> None:
+        """Reads up to the chain's head.
+
+        Raises what reading the chain raises (UnreachableError, LaggingRpcError). Another thread may be reading already:
+        LaggingRpcError if it still is after `patience_s`; -1 waits for it.
+        """
+        if not self._reading.acquire(timeout=patience_s):
+            raise LaggingRpcError("the index is still reading the chain", hint="try again in a moment")
+        try:
             for batch in self._follower.follow(self._cursor()):
                 self._take(batch)
                 if self._stop.is_set():
                     return
+        finally:
+            self._reading.release()
 
     def rebuild(self) -> None:
         """Forgets the copy of the chain; the next `catch_up` reads it all again. Mail and blobs stay."""
@@ -172,17 +181,21 @@ def _roll_back(session: Session, to_block: int) -> None:
     pairs = list(session.execute(undone))
     tasks = {task for task, _ in pairs if task is not None}
     nodes = {node for _, node in pairs if node is not None}
+    payees = set(session.scalars(select(PaymentRow.payee).where(PaymentRow.block > to_block)))
     for dated in (EventRow, PaymentRow, SlashRow):
         session.execute(delete(dated).where(dated.block > to_block))
     for rows in (delete(TaskRow).where(TaskRow.task.in_(tasks)), delete(UnitRow).where(UnitRow.task.in_(tasks))):
         session.execute(rows)
     session.execute(delete(NodeRow).where(NodeRow.node.in_(nodes)))
+    session.execute(delete(AccountRow).where(AccountRow.address.in_(payees)))
     session.expire_all()
     for event in _events_of(session, tasks, nodes):
         if getattr(event, "task", None) in tasks:
             fold_task(session, event)
         if getattr(event, "node", None) in nodes:
             fold_node(session, event)
+    for payment in session.scalars(select(PaymentRow).where(PaymentRow.payee.in_(payees))):
+        add_to_account(session, payment)
 
 
 def _events_of(session: Session, tasks: set[bytes], nodes: set[int]) -> Sequence[ChainEvent]:

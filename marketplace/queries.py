@@ -12,12 +12,12 @@ from sqlalchemy import Engine, Select, func, select
 from sqlalchemy.orm import Session
 
 from marketplace.content import ContentStore
-from marketplace.tables import Mail, NodeRow, PaymentRow, SlashRow, TaskRow, UnitRow
+from marketplace.tables import AccountRow, Mail, NodeRow, PaymentRow, SlashRow, TaskRow, UnitRow
 from protocol.errors import AvenueError, StateError
 from protocol.json_types import to_hex
 from protocol.manifest import TaskManifest
 from protocol.messages import Kind, SignedMessage, UnitProgress, parse_payload
-from protocol.wire import ListAnswer, NodeView, PaymentView, SlashView, TaskView, UnitView
+from protocol.wire import AccountView, ListAnswer, NodeView, PaymentView, SlashView, TaskView, UnitView
 
 RowT = TypeVar("RowT", TaskRow, NodeRow)
 
@@ -115,6 +115,15 @@ class Queries:
         views = [SlashView.model_validate(row, from_attributes=True) for row in rows[:limit]]
         following = views[-1].id if len(rows) > limit else None
         return ListAnswer[SlashView](items=tuple(views), next=following, as_of_block=self._indexed_block())
+
+    def accounts(self, *, after: str = "", limit: int = 100) -> ListAnswer[AccountView]:
+        """By address. `next` is the last address."""
+        query = select(AccountRow).where(AccountRow.address > after).order_by(AccountRow.address).limit(limit + 1)
+        with Session(self._engine) as session:
+            rows = list(session.scalars(query))
+        views = [AccountView.model_validate(row, from_attributes=True) for row in rows[:limit]]
+        following = views[-1].address if len(rows) > limit else None
+        return ListAnswer[AccountView](items=tuple(views), next=following, as_of_block=self._indexed_block())
 
     def counts(self) -> tuple[int, int]:
         """Tasks and nodes in the index."""

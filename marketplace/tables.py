@@ -156,6 +156,18 @@ class PaymentRow(Base):
     node: Mapped[int | None] = mapped_column(BigInteger)
 
 
+class AccountRow(Base):
+    """Sums of an address's payments, by kind. Amounts in wei."""
+
+    __tablename__ = "accounts"
+
+    address: Mapped[str] = mapped_column(String(42), primary_key=True)
+    earned: Mapped[int] = mapped_column(WeiText, default=0)
+    refunded: Mapped[int] = mapped_column(WeiText, default=0)
+    compensated: Mapped[int] = mapped_column(WeiText, default=0)
+    withdrawn: Mapped[int] = mapped_column(WeiText, default=0)
+
+
 class SlashRow(Base):
     """Stake that a node lost, and where it went."""
 
@@ -196,7 +208,16 @@ class CursorRow(Base):
     cursor: Mapped[str] = mapped_column(Text)
 
 
-CHAIN_TABLES: tuple[type[Base], ...] = (TaskRow, UnitRow, NodeRow, PaymentRow, SlashRow, EventRow, CursorRow)
+CHAIN_TABLES: tuple[type[Base], ...] = (
+    TaskRow,
+    UnitRow,
+    NodeRow,
+    PaymentRow,
+    AccountRow,
+    SlashRow,
+    EventRow,
+    CursorRow,
+)
 """What `rebuild` empties."""
 
 

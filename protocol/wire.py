@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, computed_field
 
 from protocol import errors
 from protocol.errors import AvenueError
@@ -218,6 +218,25 @@ class PaymentView(Answer):
     node: int | None = None
     block: int
     transaction: HexData
+
+
+class AccountView(Answer):
+    """What an address was credited by market and registry, and what of it was sent. Tokens elsewhere are not in it."""
+
+    address: Address
+    earned: WeiAmount
+    """For units."""
+    refunded: WeiAmount
+    """Escrow of closed tasks."""
+    compensated: WeiAmount
+    """Shares of slashed stake."""
+    withdrawn: WeiAmount
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def unclaimed(self) -> WeiAmount:
+        """Still to be had from `TaskMarket.withdraw` and `NodeRegistry.collect`."""
+        return self.earned + self.refunded + self.compensated - self.withdrawn
 
 
 class SlashView(Answer):

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Path, Query
 from marketplace.deps import GatewayDep, TaskIdDep, parse_bytes32
 from marketplace.status import status_of
 from protocol.wire import (
+    AccountView,
     ErrorAnswer,
     GatewayStatus,
     ListAnswer,
@@ -85,6 +86,16 @@ def payments(
     """Credits and withdrawals, the newest first."""
     to = None if payee is None else to_checksum_address(payee)
     return gateway.queries.payments(payee=to, before=after, limit=limit)
+
+
+@router.get("/accounts")
+def accounts(
+    gateway: GatewayDep,
+    after: Annotated[str, Query(max_length=42, description="`next` of the page before")] = "",
+    limit: PageLimit = 100,
+) -> ListAnswer[AccountView]:
+    """What each address was credited, and what of it was sent, by address."""
+    return gateway.queries.accounts(after=after, limit=limit)
 
 
 @router.get("/slashes")

@@ -14,7 +14,7 @@ from fastapi.templating import Jinja2Templates
 from marketplace.deps import Gateway, GatewayDep
 from marketplace.queries import LossPoint
 from marketplace.status import status_of
-from protocol.wire import GatewayStatus, NodeView, PaymentView, SlashView, TaskView, UnitView
+from protocol.wire import AccountView, GatewayStatus, NodeView, PaymentView, SlashView, TaskView, UnitView
 
 router = APIRouter(include_in_schema=False)
 
@@ -45,6 +45,7 @@ class Page:
     nodes: tuple[NodeView, ...]
     payments: tuple[PaymentView, ...]
     slashes: tuple[SlashView, ...]
+    accounts: tuple[AccountView, ...]
 
 
 @router.get("/", response_class=HTMLResponse)
@@ -78,6 +79,7 @@ def load_page(gateway: Gateway) -> Page:
         nodes=queries.nodes(limit=100).items,
         payments=queries.payments(limit=12).items,
         slashes=queries.slashes(limit=12).items,
+        accounts=queries.accounts(limit=50).items,
     )
 
 

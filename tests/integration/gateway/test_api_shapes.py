@@ -34,6 +34,7 @@ def served(market: Market, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         "/nodes",
         "/payments",
         "/slashes",
+        "/accounts",
         "/messages",
         "/messages?task={task}&kind=key.grant&after=3&limit=5",
     ],

@@ -17,7 +17,7 @@ from protocol.manifest import ManifestShard, ModelCard, TaskManifest
 from protocol.messages import UnitProgress
 from protocol.signatures import sign_acceptance, sign_admission
 from protocol.types import NodeId, Reveal, TaskStatus, UnitStatus, Wei
-from protocol.wire import GatewayStatus, ListAnswer, NodeView, PaymentView, SlashView, TaskView, UnitView
+from protocol.wire import AccountView, GatewayStatus, ListAnswer, NodeView, PaymentView, SlashView, TaskView, UnitView
 from tests.support.anvil import AvenueChain
 from tests.support.gateway import (
     AVN,
@@ -155,6 +155,14 @@ def test_index_agrees_with_the_chain_after_every_move(own_market: Market, indexe
     assert sent[own_market.requester.address] == slash.to_harmed
     assert chain.client.registry_credit(own_market.stranger.address) == slash.to_reporter
 
+    accounts = ListAnswer[AccountView].model_validate_json(get(indexed, "/accounts")).items
+    assert {account.address for account in accounts} == {
+        account.address for account in (own_market.owner, own_market.requester, own_market.stranger)
+    }
+    for account in accounts:
+        credited = chain.client.market_credit(account.address) + chain.client.registry_credit(account.address)
+        assert account.unclaimed == credited
+
     nodes = ListAnswer[NodeView].model_validate_json(get(indexed, "/nodes")).items
     assert [(node.status, node.earned, node.units_finalised, node.units_expired) for node in nodes] == [
         ("idle", 2 * spec.unit_price, 2, 0),
@@ -178,7 +186,7 @@ def test_thread_follows_the_chain_by_itself(own_market: Market, indexed: Running
 
 def everything(gateway: RunningGateway) -> list[Any]:
     """All that the index says, less the row numbers, which a repeated fold gives anew."""
-    answers = [
+    answers: list[Any] = [
         ListAnswer[TaskView].model_validate_json(get(gateway, "/tasks")).items,
         ListAnswer[NodeView].model_validate_json(get(gateway, "/nodes")).items,
         *(
@@ -190,6 +198,7 @@ def everything(gateway: RunningGateway) -> list[Any]:
         *ListAnswer[PaymentView].model_validate_json(get(gateway, "/payments")).items,
         *ListAnswer[SlashView].model_validate_json(get(gateway, "/slashes")).items,
     ]
+    answers.append(ListAnswer[AccountView].model_validate_json(get(gateway, "/accounts")).items)
     return [*answers, [item.model_copy(update={"id": 0}) for item in numbered]]
 
 
