@@ -7,6 +7,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+from node.compute import account
+from node.config import Role
 from node.request.result import save_result
 from node.request.task_file import load_task_file
 from node.request.watch import watch
@@ -42,6 +44,21 @@ def test_public_task_is_trained_paid_and_closed(market: Market, tmp_path: Path) 
     assert sum(earned) == spec.escrow
     assert all(earned)
     assert market.avenue.client.token_balance(spec.requester) == balance_before
+
+    # A node's own books say the same, and what they say can be collected.
+    context = market.context(FIRST_NODE, Role.COMPUTE)
+    books = account.earnings(context)
+    assert books.earned == books.withdrawable == earned[0]
+    assert (books.awaiting, books.lost, books.expired_units) == (0, 0, 0)
+    assert sum(books.by_task.values()) == books.earned
+    assert all(unit.accepted for unit in books.units)
+    assert account.status(context).units == ()
+    before = market.avenue.client.token_balance(owners[0])
+    steps = account.plan_withdrawal(context)
+    assert [(step.amount, step.to) for step in steps] == [(earned[0], owners[0])]
+    account.send(context, steps)
+    assert market.avenue.client.token_balance(owners[0]) == before + earned[0]
+    assert account.plan_withdrawal(context) == ()
 
     # Exactness: the distributed run ends where one process ends.
     plan = prepare_plan(load_task_file(market.folder / "task.toml"))

@@ -1,0 +1,76 @@
+"""How units are paid without the requester, and what its acceptance is worth."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from node.compute import account, work
+from node.compute.agent import ComputeAgent
+from node.compute.desk import Checkpoint, Desk
+from node.compute.view import WorkKey
+from node.config import Role
+from node.request.view import AcceptPolicy, Policy
+from node.taskfeed import TaskFeed
+from proofs.exact.state import decode_state, encode_state, state_root
+from proofs.exact.tensor import ExactTensor
+from protocol.errors import StateError
+from protocol.types import TaskStatus, UnitStatus
+from tests.integration.agents.conftest import FIRST_NODE, Market, wait_until
+from tests.integration.agents.tasks import task_text
+
+
+def test_node_works_and_is_paid_without_any_requester_then_drains(market: Market) -> None:
+    task = market.submit(task_text(challenge=5))
+    spec = TaskFeed(market.requester).posted(task).spec
+    node = market.node(0)
+    # Rounds do not wait for challenge windows; payment does.
+    wait_until(lambda: market.avenue.client.input_state_root(spec, 1) != bytes(32), "the second round")
+    with pytest.raises(StateError, match="another compute agent"):
+        ComputeAgent(market.context(FIRST_NODE, Role.COMPUTE)).run(node.stop)
+    wait_until(lambda: market.count(spec, UnitStatus.FINALISED) == spec.units, "every window passes")
+    context = market.context(FIRST_NODE, Role.COMPUTE)
+    books = account.earnings(context)
+    assert books.earned == spec.escrow
+    assert not any(unit.accepted for unit in books.units)
+
+    account.drain(context)
+    assert account.status(context).draining
+    node.join()
+    assert not account.status(context).draining
+
+    # Whoever asks may close; the requester's agent does, though it comes late.
+    market.request_agent(task).join()
+    assert market.avenue.client.task(task).status is TaskStatus.CLOSED
+
+
+def test_cheat_is_signed_for_by_nobody_who_recomputes(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = work.train
+
+    def cheat(desk: Desk, spec: object, key: WorkKey, *rest: object) -> None:
+        """Trains honestly, then moves one weight by the least amount there is."""
+        honest(desk, spec, key, *rest)  # type: ignore[arg-type]
+        saved = desk.get_checkpoint(key)
+        assert saved is not None
+        state = dict(decode_state(saved.state))
+        values = state["w1"].values.clone()
+        values[0, 0] += 1
+        state["w1"] = ExactTensor(state["w1"].type, values)
+        desk.put_checkpoint(key, Checkpoint(saved.step, (*saved.roots[:-1], state_root(state)), encode_state(state)))
+
+    monkeypatch.setattr(work, "train", cheat)
+    task = market.submit(task_text(rounds=1, private=True, challenge=3600))
+    spec = TaskFeed(market.requester).posted(task).spec
+    node = market.node(0)
+    requester = market.request_agent(task, replace(Policy(), accept=AcceptPolicy.RECOMPUTE))
+    # The mean of two wrong states is itself computed rightly: only the training units are refused.
+    wait_until(lambda: market.unit(spec, 2).status is UnitStatus.FINALISED, "the honest unit is accepted")
+    assert [market.unit(spec, index).status for index in (0, 1)] == [UnitStatus.REVEALED] * 2
+    requester.end()
+
+    # "available" looks at the data only, and the data is there.
+    second = market.request_agent(task, replace(Policy(), accept=AcceptPolicy.AVAILABLE))
+    second.join()
+    node.end()
+    assert market.count(spec, UnitStatus.FINALISED) == spec.units
