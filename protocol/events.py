@@ -58,7 +58,8 @@ from protocol.event_types import (
     decode_log,
     topic_of,
 )
-from protocol.sender import TxOutcome
+from protocol.rpc import DEFAULT_MAX_LAG_BLOCKS
+from protocol.settlement import TxOutcome
 
 __all__ = [
     "EVENTS",
@@ -195,8 +196,8 @@ class EventFollower:
     def poll(self, cursor: Cursor) -> Batch:
         """The next range of blocks after `cursor`: one rollback if needed, then the range's events.
 
-        Raises `UnreachableError` N-04 if the endpoint refuses the logs of even one block, `LaggingRpcError` if the
-        chain changes faster than it can be read.
+        Raises `UnreachableError` N-04 if the endpoint refuses the logs of even one block, `LaggingRpcError` if it is
+        behind the cursor, or the chain changes faster than it can be read.
         """
         for _ in range(_ATTEMPTS):
             try:
@@ -207,6 +208,11 @@ class EventFollower:
 
     def _poll(self, cursor: Cursor) -> Batch:
         latest = self._client.block("latest").number
+        if latest < cursor.block_number - DEFAULT_MAX_LAG_BLOCKS:
+            raise LaggingRpcError(
+                f"the RPC endpoint is at block {latest}, block {cursor.block_number} was read before",
+                hint="wait until it has caught up; if a local chain was started anew, drop the cursor (see chain_key)",
+            )
         items: list[Rollback | ChainEvent] = []
         kept = self._on_chain(cursor, latest)
         if kept != cursor:

@@ -41,6 +41,8 @@ _HEAD_VALID_S = 2.0
 _SEND = "eth_sendRawTransaction"
 # What may be asked twice without harm. Everything else (anvil_mine, evm_increaseTime, ...) is sent once.
 _IDEMPOTENT = ("eth_", "net_", "web3_")
+# What is the same at any head, or tells the head itself.
+_NO_HEAD_NEEDED = ("eth_blockNumber", "eth_chainId", "web3_clientVersion")
 _ALREADY_KNOWN = ("already known", "already imported", "known transaction", "already in mempool")
 _RATE_LIMIT_CODES = (429, -32029)
 
@@ -73,6 +75,16 @@ class _Endpoint:
     @property
     def name(self) -> str:
         return redact(self.url)
+
+
+def _head_in(method: str, params: Any, answer: Any) -> int | None:
+    """The newest block's number, if that is what was asked for and given."""
+    result = answer.get("result") if isinstance(answer, dict) else None
+    if method == "eth_blockNumber" and isinstance(result, str):
+        return int(result, 16)
+    if method == "eth_getBlockByNumber" and list(params)[:1] == ["latest"] and isinstance(result, dict):
+        return int(result["number"], 16)
+    return None
 
 
 class _TryNext(Exception):  # noqa: N818 - control flow inside this file, never seen outside
@@ -133,7 +145,14 @@ class FailoverProvider(JSONBaseProvider):
         return self._best_head
 
     def make_request(self, method: RPCEndpoint, params: Any) -> RPCResponse:
-        response = self._serve(method, lambda endpoint: self._post(endpoint, self.encode_rpc_request(method, params)))
+        def ask(endpoint: _Endpoint) -> Any:
+            answer = self._post(endpoint, self.encode_rpc_request(method, params))
+            head = _head_in(method, params, answer)
+            if head is not None:
+                self._believe(endpoint, head)
+            return answer
+
+        response = self._serve(method, ask)
         if method == _SEND and "error" in response:
             return self._judge_send(response, params)
         return cast(RPCResponse, response)
@@ -163,9 +182,8 @@ class FailoverProvider(JSONBaseProvider):
                 index = (self._current + offset) % len(self._endpoints) if offset else self._current
                 endpoint = self._endpoints[index]
                 try:
-                    self._check(endpoint, needs_head=method not in ("eth_blockNumber", "eth_chainId"))
+                    self._check(endpoint, needs_head=method not in _NO_HEAD_NEEDED)
                     answer = ask(endpoint)
-                    self._note_head(endpoint, method, answer)
                 except LaggingRpcError as error:
                     reasons[endpoint.name] = error.message
                     lagging += 1
@@ -204,10 +222,6 @@ class FailoverProvider(JSONBaseProvider):
             endpoint.chain_checked = True
         if needs_head and time.monotonic() - endpoint.head_seen_s > _HEAD_VALID_S:
             self._believe(endpoint, int(self._ask(endpoint, "eth_blockNumber"), 16))
-
-    def _note_head(self, endpoint: _Endpoint, method: str, answer: Any) -> None:
-        if method == "eth_blockNumber" and isinstance(answer, dict) and isinstance(answer.get("result"), str):
-            self._believe(endpoint, int(answer["result"], 16))
 
     def _believe(self, endpoint: _Endpoint, head: int) -> None:
         """Raises `LaggingRpcError` if `head` is too far behind the best that was ever seen."""

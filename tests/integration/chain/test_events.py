@@ -9,7 +9,7 @@ import pytest
 
 from protocol import transactions
 from protocol.chain import ChainClient
-from protocol.errors import UnreachableError
+from protocol.errors import LaggingRpcError, UnreachableError
 from protocol.events import (
     Batch,
     BlockRef,
@@ -168,6 +168,16 @@ def test_endpoint_without_logs_is_named(avenue: AvenueChain, narrow: tuple[Flaky
     with pytest.raises(UnreachableError, match="refuses the logs of block") as caught:
         follower.poll(follower.start())
     assert caught.value.code == "N-04"
+
+
+def test_endpoint_behind_the_cursor_is_not_believed_even_after_a_restart(avenue: AvenueChain) -> None:
+    """Nothing but the cursor remembers how far the chain was."""
+    head = avenue.client.latest_block().number
+    far = Cursor(head + 10, (BlockRef(head + 10, h("far")),))
+    with pytest.raises(LaggingRpcError, match=f"at block {head}, block {head + 10} was read before"):
+        EventFollower(avenue.client).poll(far)
+    near = Cursor(head + 2, (BlockRef(head + 2, h("near")),))
+    assert EventFollower(avenue.client).poll(near).items == ()
 
 
 def test_restart_goes_on_where_it_stopped(avenue: AvenueChain, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from protocol.errors import ConfigError, LaggingRpcError, UnreachableError
 from protocol.rpc import FailoverProvider, SendOutcomeUnknownError, connect
 from tests.support.anvil import AnvilProcess, anvil
 from tests.support.flaky_rpc import Fault, flaky_rpc
+from tests.support.waiting import wait_until
 
 
 @contextmanager
@@ -145,6 +146,15 @@ def test_endpoint_in_time_is_used_instead_of_a_lagging_one(chain: AnvilProcess) 
         assert w3.eth.block_number == 10
 
 
+def test_newest_block_counts_as_a_head_too(chain: AnvilProcess) -> None:
+    with flaky_rpc(chain.url) as behind, connected(behind.url) as w3:
+        chain.mine(10)
+        assert w3.eth.get_block("latest")["number"] == 10
+        behind.lag_blocks = 6
+        with pytest.raises(LaggingRpcError):
+            w3.eth.block_number  # noqa: B018
+
+
 def test_small_lag_is_tolerated(chain: AnvilProcess) -> None:
     with flaky_rpc(chain.url) as behind, connected(behind.url) as w3:
         chain.mine(10)
@@ -159,13 +169,13 @@ def test_broken_send_is_not_repeated(chain: AnvilProcess) -> None:
         with pytest.raises(SendOutcomeUnknownError):
             w3.eth.send_raw_transaction(raw_transfer(chain, chain.accounts[0], 0))
         assert rpc.asked.count("eth_sendRawTransaction") == 1
-        assert w3.eth.get_transaction_count(chain.accounts[0].address) == 1  # it had arrived
+        wait_until(lambda: w3.eth.get_transaction_count(chain.accounts[0].address) == 1)  # it had arrived
 
 
 def test_send_goes_to_the_next_endpoint_if_the_first_never_received_it(chain: AnvilProcess) -> None:
     with closed_port() as dead, connected(dead, chain.url) as w3:
         w3.eth.send_raw_transaction(raw_transfer(chain, chain.accounts[0], 0))
-        assert w3.eth.get_transaction_count(chain.accounts[0].address) == 1
+        wait_until(lambda: w3.eth.get_transaction_count(chain.accounts[0].address) == 1)
 
 
 def test_already_known_is_success_with_the_hash_of_our_bytes(chain: AnvilProcess) -> None:

@@ -25,6 +25,7 @@ from protocol.transactions import Call
 from protocol.types import Wei
 from tests.support.anvil import AvenueChain
 from tests.support.flaky_rpc import Fault, FlakyRpc, flaky_rpc
+from tests.support.waiting import wait_until
 
 AMOUNT = Wei(7)
 # Short enough for a test, long enough for a busy machine.
@@ -64,13 +65,6 @@ def foreign_transaction(avenue: AvenueChain, account: int, at_nonce: int, to: st
         }
     )
     return bytes(signed.raw_transaction)
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.01)
 
 
 @pytest.fixture
