@@ -10,7 +10,9 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from proofs.exact import encoding
 from proofs.exact.encoding import MAX_PROGRAM_BYTES, decode_program, encode_program
+from proofs.exact.program import ProgramError
 from proofs.exact.state import State, decode_state, encode_state, state_root
 from proofs.exact.tensor import ExactTensor, TensorType
 from proofs.exact.wire import FormatError
@@ -161,3 +163,24 @@ def damage(encoded: bytes, data: st.DataObject) -> bytes:
             )
         )
     )
+
+
+def test_names_that_are_not_text_and_states_of_another_version_are_refused() -> None:
+    state = encode_state({"a": ExactTensor(TensorType((), 8), torch.tensor(1))})
+    assert decode_state(state)
+    with pytest.raises(FormatError, match="isn't UTF-8"):
+        decode_state(state.replace(b"a", b"\xff", 1))
+    with pytest.raises(FormatError, match="state encoding version 2"):
+        decode_state(state[:5] + b"\x02" + state[6:])
+
+
+def test_programs_beyond_the_limits_are_refused_on_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoding, "MAX_OPS", 3)
+    with pytest.raises(FormatError, match="operations: at most 3"):
+        decode_program(PROGRAM)
+    monkeypatch.setattr(encoding, "MAX_CONSTANT_BYTES", 2)
+    with pytest.raises(FormatError, match="more than 2 bytes of constants"):
+        decode_program(PROGRAM)
+    monkeypatch.setattr(encoding, "MAX_PROGRAM_BYTES", len(PROGRAM) - 1)
+    with pytest.raises(ProgramError, match="a program of"):
+        encode_program(linear_regression())

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 
+from proofs.exact import program as program_module
 from proofs.exact.builder import Handle, ProgramBuilder
 from proofs.exact.opcodes import SPECS, Opcode
 from proofs.exact.program import MAX_CONSTANT_BYTES, Constant, Input, InputKind, Op, Program, ProgramError
@@ -192,3 +193,19 @@ def test_programs_can_be_read_and_their_roots_checked_without_torch() -> None:
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_programs_beyond_the_limits_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(program_module, "MAX_OPS", 3)
+    with pytest.raises(ProgramError, match="operations: at most 3"):
+        linear_regression()
+    monkeypatch.setattr(program_module, "MAX_INPUTS", 3)
+    with pytest.raises(ProgramError, match="5 inputs: at most 3"):
+        linear_regression()
+
+
+def test_a_scale_beyond_its_bound_is_refused() -> None:
+    b = ProgramBuilder()
+    x = b.state("x", TensorType((), 8, 200))
+    with pytest.raises(ProgramError, match="mul: a result of scale"):
+        b.mul(x, x)

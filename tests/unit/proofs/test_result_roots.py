@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from proofs import merkle, results
@@ -81,3 +82,15 @@ def test_a_root_that_is_not_32_bytes_is_refused() -> None:
 def test_a_shard_index_beyond_its_type_is_refused() -> None:
     with pytest.raises(ValueError, match="32 bits"):
         results.unit_seed(1, 2**32)
+
+
+def test_the_data_root_of_a_task_is_the_tree_over_its_shards() -> None:
+    shards = [bytes([i]) * 32 for i in range(3)]
+    assert results.data_root(shards) == merkle.merkle_root(shards)
+    assert results.data_root(shards) != results.data_root(shards[::-1])
+
+
+def test_a_tree_over_anything_but_rows_of_32_bytes_is_refused() -> None:
+    for wrong in (np.zeros((2, 31), dtype=np.uint8), np.zeros(32, dtype=np.uint8), np.zeros((2, 32), dtype=np.int8)):
+        with pytest.raises(merkle.MerkleError, match="not \\[n, 32\\] bytes"):
+            merkle.MerkleTree(wrong)  # type: ignore[arg-type]

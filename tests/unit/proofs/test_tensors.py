@@ -87,3 +87,8 @@ def test_a_variance_out_of_reach_is_refused() -> None:
             deviation(numerator, denominator)
     with pytest.raises(TensorError, match="frac is within"):
         normal(1, "w", TensorType((1,), 64, 41), variance=(1, 1))
+
+
+def test_bytes_of_another_length_are_no_tensor() -> None:
+    with pytest.raises(TensorError, match=r"5 bytes for int16\[2\] .*, which has 4"):
+        ExactTensor.from_bytes(TensorType((2,), 16), bytes(5))
