@@ -65,7 +65,7 @@ MAX_RATE_FRAC: Final = 30
 MIN_RATE: Final = 16
 """An integer rate below this would be off by more than 3 per cent."""
 
-_DECIMAL: Final = Context(prec=40)
+_DECIMAL: Final = Context(prec=25)
 
 
 @dataclass(frozen=True, slots=True)
