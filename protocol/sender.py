@@ -100,6 +100,7 @@ class Sender:
             known = self._known(call, key)
             if known is not None:
                 return known
+            self._abandon_unsigned()
             intent = self.journal.add(self.client.chain_key, self.address, call, key)
             try:
                 intent = self._sign_first(intent, gas)
@@ -132,14 +133,18 @@ class Sender:
         again, `replaced` ones can never happen.
         """
         with self._lock():
-            abandoned = [
-                self.journal.set_state(intent, IntentState.FAILED)
-                for intent in self.journal.never_signed(self.client.chain_key, self.address)
-            ]
+            abandoned = self._abandon_unsigned()
             self._settlement.reopen_reorganised()
             settled = [self._recovered_intent(intent) for intent in self._settlement.unfinished()]
         self._recovered = True
         return (*abandoned, *settled)
+
+    def _abandon_unsigned(self) -> list[Intent]:
+        """Whoever holds the lock and finds an unsigned intent knows that its maker died before signing."""
+        return [
+            self.journal.set_state(intent, IntentState.FAILED)
+            for intent in self.journal.never_signed(self.client.chain_key, self.address)
+        ]
 
     def _recovered_intent(self, intent: Intent) -> Intent:
         receipt = self._settlement.receipt(intent)

@@ -15,7 +15,7 @@ from eth_typing import ChecksumAddress
 
 from protocol import transactions
 from protocol.chain import ChainClient
-from protocol.errors import FundsError, StateError, TransactionError, UnreachableError, WaitTimeoutError
+from protocol.errors import ConfigError, FundsError, StateError, TransactionError, UnreachableError, WaitTimeoutError
 from protocol.fees import GWEI, SendPolicy
 from protocol.journal import Intent, IntentState, Journal
 from protocol.reverts import RevertedError
@@ -225,6 +225,36 @@ def test_killed_before_signing_leaves_nothing_behind(avenue: AvenueChain, monkey
     assert received(avenue) == AMOUNT
 
 
+def test_interrupted_before_signing_can_be_tried_again_at_once(
+    avenue: AvenueChain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl+C, caught somewhere above: the same sender goes on."""
+    sender = avenue.sender(0, QUICK)
+    sender.recover()
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Sender, "_sign", _die)
+        sender.submit(payment(avenue), "pay")
+    sender.send(payment(avenue), "pay")
+    assert received(avenue) == AMOUNT
+
+
+def test_full_disk_sends_nothing(avenue: AvenueChain) -> None:
+    sender = avenue.sender(0, QUICK)
+    sender.recover()
+    pages = sender.journal._db.execute("PRAGMA page_count").fetchone()[0]
+    sender.journal._db.execute(f"PRAGMA max_page_count = {pages}")
+    before = nonce(avenue)
+    big = transactions.call(
+        avenue.deployment.registry, "NodeRegistry", "register", avenue.accounts[1].address, bytes(32), "x" * 9000,
+        bytes(32), 0, b"", description="too big for the disk",
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match="full") as caught, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Sender, "simulate", lambda *_: 100_000)
+        sender.submit(big)
+    assert caught.value.code == "C-41" and caught.value.hint
+    assert nonce(avenue) == before
+
+
 def test_killed_between_journal_and_broadcast_sends_the_same_bytes(
     avenue: AvenueChain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -253,6 +283,7 @@ def test_killed_after_broadcast_waits_for_the_same_transaction(avenue: AvenueCha
 def test_killed_after_mining_reads_the_receipt(avenue: AvenueChain) -> None:
     sent = avenue.sender(0, QUICK).submit(payment(avenue), "pay")
     assert sent.state is IntentState.SENT
+    wait_until(lambda: received(avenue) == AMOUNT)
     (settled,) = avenue.sender(0, QUICK).recover()
     assert settled.state is IntentState.MINED and settled.mined_hash == sent.attempts[0].hash
     assert received(avenue) == AMOUNT
