@@ -32,16 +32,11 @@ def start(
     no_checks: Annotated[bool, typer.Option("--no-checks", help="Start without the doctor's checks.")] = False,
 ) -> int:
     """Check this machine, register and stake if need be, then find work, train, commit and be paid. Stops on Ctrl+C."""
-    from node.cli.logs import configure_logs
     from node.config import Role
     from node.doctor import Status, examine
-    from node.threads import pin_threads
 
     call = call.with_flags({"compute.threads": threads})
-    loaded = call.load()
-    pin_threads(loaded.config.compute.threads)
-    configure_logs(loaded.config.log)
-    with call.context(Role.COMPUTE) as context, stop_on_signals(call.out) as request:
+    with call.context(Role.COMPUTE, agent=True) as context, stop_on_signals(call.out) as request:
         account = context.account  # a wrong password is said before anything else
         if not no_checks:
             findings = list(examine(context))
@@ -65,7 +60,9 @@ def start(
 @command(app, "status", needs=_AS_NODE)
 def status(call: Invocation) -> None:
     """Show stake, money, units in hand, and what is at risk."""
-    with _quiet_context(call) as context:
+    from node.config import Role
+
+    with call.context(Role.COMPUTE) as context:
         from node.compute.account import status as read_status
 
         found = read_status(context)
@@ -75,7 +72,9 @@ def status(call: Invocation) -> None:
 @command(app, "earnings", needs=_AS_NODE)
 def earnings(call: Invocation) -> None:
     """Show what the node earned and lost, per task and unit."""
-    with _quiet_context(call) as context:
+    from node.config import Role
+
+    with call.context(Role.COMPUTE) as context:
         from node.compute.account import earnings as read_earnings
 
         found = read_earnings(context)
@@ -88,7 +87,9 @@ def tasks(
     explain: Annotated[bool, typer.Option("--explain", help="Also what is left alone, and why.")] = False,
 ) -> None:
     """Show what the agent would do now; with --explain, what it leaves alone and why. Does nothing."""
-    with _quiet_context(call) as context:
+    from node.config import Role
+
+    with call.context(Role.COMPUTE) as context:
         decision = decide_now(context)
         actions = [f"{type(action).__name__.lower()} {_where(action)}" for action in decision.actions]
         skips = [
@@ -106,7 +107,9 @@ def tasks(
 @command(app, "withdraw", needs=_AS_NODE_SENDS)
 def withdraw(call: Invocation) -> None:
     """Send earnings and matured stake to the owner, tips to the operator."""
-    with _quiet_context(call) as context:
+    from node.config import Role
+
+    with call.context(Role.COMPUTE) as context:
         from node.compute.account import plan_stake_withdrawal, plan_withdrawal
 
         steps = plan_withdrawal(context)
@@ -118,11 +121,12 @@ def withdraw(call: Invocation) -> None:
 @command(app, "stake", needs=_AS_NODE_SENDS)
 def stake(call: Invocation, amount: Annotated[str, typer.Argument(help="AVN to add, such as 250.5.")]) -> None:
     """Add stake to the node, from the owner's tokens (the operator's if the owner's key is not here)."""
+    from node.config import Role
     from protocol import transactions
     from protocol.amounts import parse_avn, show_avn
 
     wei = parse_avn(amount)
-    with _quiet_context(call) as context:
+    with call.context(Role.COMPUTE) as context:
         from node.compute.account import Step, node_of
 
         node, deployment, payer = node_of(context), context.deployment, context.owner_account or context.account
@@ -142,10 +146,11 @@ def unstake(
     amount: Annotated[str | None, typer.Argument(help="AVN; without it, all that is free.")] = None,
 ) -> None:
     """Start to unbond stake. It stays slashable until it is withdrawn, after the unbonding time."""
+    from node.config import Role
     from protocol.amounts import parse_avn
 
     wei = parse_avn(amount) if amount is not None else None
-    with _quiet_context(call) as context:
+    with call.context(Role.COMPUTE) as context:
         from node.compute.account import plan_unbonding
 
         _send(call, context, plan_unbonding(context, wei))
@@ -156,7 +161,9 @@ def drain(
     call: Invocation, undo: Annotated[bool, typer.Option("--undo", help="Take new units again.")] = False
 ) -> None:
     """Let the node take nothing new, finish what is in flight, and end."""
-    with _quiet_context(call) as context:
+    from node.config import Role
+
+    with call.context(Role.COMPUTE) as context:
         from node.compute import account
 
         if undo:
@@ -164,19 +171,6 @@ def drain(
         else:
             account.drain(context)
         call.out.emit({"draining": not undo}, "the node takes units again" if undo else "draining")
-
-
-def _quiet_context(call: Invocation) -> NodeContext:
-    """A node's context for a short command: threads pinned, logs on stderr, warnings only unless asked for more."""
-    from node.cli.logs import configure_logs
-    from node.config import Role
-    from node.threads import pin_threads
-
-    config = call.load().config
-    pin_threads(config.compute.threads)
-    quiet = config.log if config.log.level != "info" else config.log.model_copy(update={"level": "warning"})
-    configure_logs(quiet)
-    return call.context(Role.COMPUTE)
 
 
 def _send(call: Invocation, context: NodeContext, steps: tuple[Step, ...], nothing: str = "nothing to do") -> None:

@@ -31,10 +31,7 @@ def doctor(
     what to do about it.
     """
     from node.doctor import Status, examine
-    from node.threads import pin_threads
 
-    loaded = call.load()
-    pin_threads(loaded.config.compute.threads)
     with call.context(parse_role(role)) as context:
         findings = list(examine(context))
         chosen = context.role.value

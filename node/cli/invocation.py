@@ -73,11 +73,24 @@ class Invocation:
 
         return PasswordSource(self.password_file, self.out.ask_password if self.out.interactive else None)
 
-    def context(self, role: Role | None = None) -> NodeContext:
-        """The open door to chain, keys and gateway. Close it."""
-        from node.context import NodeContext
+    def context(self, role: Role | None = None, *, agent: bool = False) -> NodeContext:
+        """The open door to chain, keys and gateway. Close it.
 
-        return NodeContext(self.load(), role=role, passwords=self.passwords, dev_account_index=self.dev_account)
+        Also sizes the thread pools, before anything imports torch, and sends log lines to stderr: as configured for an
+        `agent`, warnings only for a command that just answers.
+        """
+        from node.cli.logs import configure_logs
+        from node.config import Role
+        from node.context import NodeContext
+        from node.threads import pin_threads
+
+        loaded = self.load()
+        context = NodeContext(loaded, role=role, passwords=self.passwords, dev_account_index=self.dev_account)
+        config = loaded.config
+        pin_threads((config.request if context.role is Role.REQUEST else config.compute).threads)
+        quiet = config.log.model_copy(update={"level": "warning"})
+        configure_logs(config.log if agent or config.log.level != "info" else quiet)
+        return context
 
 
 _SHARED: dict[str, tuple[Needs, Any, Any]] = {

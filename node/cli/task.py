@@ -37,7 +37,9 @@ def submit(
     Seeing it through: admit nodes, hand out keys, accept results, close, collect what is left. Ctrl+C leaves that to a
     later `avenue task run ID`; units that are claimed go on without it.
     """
-    with _prepared(call) as context, stop_on_signals(call.out) as request:
+    from node.config import Role
+
+    with call.context(Role.REQUEST, agent=True) as context, stop_on_signals(call.out) as request:
         from node.request.submit import plan_submission
 
         _ = context.account  # a wrong password is said before the data is prepared
@@ -65,7 +67,9 @@ def submit(
 @command(app, "run", needs=_READS)
 def run(call: Invocation, task: TaskArgument) -> int:
     """See a posted task through: admit nodes, hand out keys, accept results, close, collect."""
-    with _prepared(call) as context, stop_on_signals(call.out) as request:
+    from node.config import Role
+
+    with call.context(Role.REQUEST, agent=True) as context, stop_on_signals(call.out) as request:
         task_id = resolve_task_id(context, task)
         _run_agent(context, task_id, request.event)
         state = context.client.task(task_id)
@@ -81,7 +85,9 @@ def watch(
     once: Annotated[bool, typer.Option("--once", help="Say where it stands now, and leave.")] = False,
 ) -> int:
     """Follow a task until it is closed: rounds, units, loss, spent. Leaving changes nothing."""
-    with _prepared(call) as context, stop_on_signals(call.out) as request:
+    from node.config import Role
+
+    with call.context(Role.REQUEST) as context, stop_on_signals(call.out) as request:
         from node.request.watch import watch as snapshots
 
         last: Snapshot | None = None
@@ -103,7 +109,9 @@ def result(
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")] = Path("model.safetensors"),
 ) -> None:
     """Fetch the trained model, check it against the chain, write it as safetensors."""
-    with _prepared(call) as context:
+    from node.config import Role
+
+    with call.context(Role.REQUEST) as context:
         from node.request.result import save_result
 
         saved = save_result(context, resolve_task_id(context, task), output)
@@ -196,18 +204,6 @@ def close(call: Invocation, task: TaskArgument) -> None:
         if shown.state.escrow or context.client.market_credit(shown.spec.requester):
             calls.append(transactions.withdraw(context.deployment, shown.spec.requester))
         _send(call, context, hex_id(shown.task_id), calls)
-
-
-def _prepared(call: Invocation) -> NodeContext:
-    """A requester's context; threads pinned and logs set up, as everything that may import torch needs."""
-    from node.cli.logs import configure_logs
-    from node.config import Role
-    from node.threads import pin_threads
-
-    config = call.load().config
-    pin_threads(config.request.threads)
-    configure_logs(config.log)
-    return call.context(Role.REQUEST)
 
 
 def _run_agent(context: NodeContext, task: Any, stop: Any) -> None:

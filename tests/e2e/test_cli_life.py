@@ -61,6 +61,8 @@ def market(tmp_path: Path) -> Iterator[Cli]:
             gateway.communicate(timeout=20)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_a_task_is_posted_trained_paid_and_fetched(market: Cli, tmp_path: Path) -> None:
     task_file = tmp_path / "task.toml"
     task_file.write_text(TASK)
@@ -71,8 +73,6 @@ def test_a_task_is_posted_trained_paid_and_fetched(market: Cli, tmp_path: Path) 
     nodes = [market.start("compute", "start", "--dev-account", each, "--no-checks") for each in (FIRST, SECOND)]
     try:
         assert market.run("faucet", "--dev-account", REQUESTER, "--yes").code == 0
-        unasked = market.run("task", "submit", str(task_file), "--dev-account", REQUESTER, "--json")
-        assert (unasked.code, unasked.error["code"]) == (2, "U-02"), "nothing is spent without an answer"
         posted = market.run("task", "submit", str(task_file), "--dev-account", REQUESTER, "--yes", "--json")
         assert posted.code == 0, posted.stderr
         assert posted.document["status"] == "closed"
