@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import structlog
+
 from node.gateway import GatewayClient
 from node.keyring import Keyring, fetch
 from node.mailbox import Letter, Mailbox, OperatorOf
@@ -22,6 +24,7 @@ from protocol.messages import (
     AdmissionGrant,
     AdmissionRequest,
     Domain,
+    Grant,
     KeyGrant,
     Kind,
     Payload,
@@ -34,6 +37,7 @@ from protocol.signatures import recover_acceptance, recover_admission
 from protocol.types import Admission, BlobId, NodeId, TaskId, TaskSpec, Unit
 
 MAX_PROGRAM_BYTES = 64 << 20
+log = structlog.get_logger(__name__)
 READER_KINDS = tuple(kind for kind in Kind if kind not in (Kind.BLOB_ANNOUNCE, Kind.UNIT_PROGRESS))
 ALL_KINDS = (*READER_KINDS, Kind.UNIT_PROGRESS)
 
@@ -157,6 +161,17 @@ class TaskBook:
     def open(self, blob: BlobId, max_bytes: int) -> bytes:
         """Raises what node.keyring.fetch raises."""
         return fetch(self.gateway, blob, max_bytes, self.keyring)
+
+    def rewrap(self, blob: BlobId, reader: NodeId, public: bytes | None) -> Grant | None:
+        """A grant of a blob's key to a reader. None if the key is not held here, or the reader's own is missing or
+        unusable: one reader's bad key must not keep the others from theirs."""
+        if self.keyring is None or public is None:
+            return None
+        try:
+            return self.keyring.rewrap(blob, reader, public)
+        except BlobError as error:
+            log.warning("reader cannot be served", reader=reader, blob=blob.hex()[:8], why=error.message)
+            return None
 
     def program(self) -> bytes:
         """The encoded program; it is public in every task. Raises BlobError V-21 if it isn't the chain's."""

@@ -15,6 +15,7 @@ from node.compute.start import drain_marker
 from node.compute.view import IN_WORK
 from node.context import NodeContext
 from node.files import write_whole
+from node.rounds import RoundReader
 from node.taskfeed import TaskFeed
 from protocol import transactions
 from protocol.amounts import show_avn
@@ -184,11 +185,11 @@ def _units_in_hand(context: NodeContext, node: NodeId) -> list[tuple[TaskId, int
     for spec, state in zip(specs, states, strict=True):
         if state.status in (TaskStatus.NONE, TaskStatus.CLOSED) or state.in_flight == 0:
             continue
-        for round_, units in enumerate(client.rounds(spec, range(spec.rounds))):
-            for shard, unit in enumerate(units):
-                if unit.node == node and unit.status in (*IN_WORK, UnitStatus.REVEALED):
-                    index = spec.unit_index(round_, shard)
-                    found.append((TaskId(spec.task_id), index, unit, spec.price_of(index)))
+        rounds = RoundReader(spec)
+        rounds.read(client)
+        for index, unit in rounds.units.items():
+            if unit.node == node and unit.status in (*IN_WORK, UnitStatus.REVEALED):
+                found.append((TaskId(spec.task_id), index, unit, spec.price_of(index)))
     return found
 
 

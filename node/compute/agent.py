@@ -15,24 +15,22 @@ from dataclasses import replace
 import structlog
 
 from node.compute import inputs, work
-from node.compute.decide import (
+from node.compute.actions import (
     Abandon,
     Accept,
     Action,
     AskAdmission,
     Claim,
     Commit,
-    Decision,
     Disclose,
     Expire,
     Finalise,
     Prepare,
     Publish,
     ShareKeys,
-    Skip,
     Train,
-    decide,
 )
+from node.compute.decide import Decision, Skip, decide
 from node.compute.desk import Desk
 from node.compute.load import Loader, UnitKey
 from node.compute.start import drain_marker, ensure_node
@@ -308,20 +306,20 @@ class ComputeAgent:
         """Who may read a state of a private task: the requester and every admitted node, this one included."""
         if not tv.spec.is_private:
             return {}
-        readers = {NodeId(0): bytes(book.manifest.requester_encryption_key)}
-        for record in self._context.client.nodes({me, *book.admitted}):
-            readers[record.node] = record.encryption_key
-        return readers
+        requester = {NodeId(0): bytes(book.manifest.requester_encryption_key)}
+        return requester | self._encryption_keys({me, *book.admitted})
+
+    def _encryption_keys(self, nodes: set[NodeId]) -> dict[NodeId, bytes]:
+        """As registered. A node that does not exist has none: an admission may name any number."""
+        count = self._context.client.node_count()
+        records = self._context.client.nodes(sorted(node for node in nodes if 1 <= node <= count))
+        return {record.node: record.encryption_key for record in records}
 
     def _share(self, task: TaskId, pairs: frozenset[tuple[BlobId, NodeId]]) -> None:
         book = self._loader.book(task)
-        records = {record.node: record for record in self._context.client.nodes({n for _, n in pairs if n != 0})}
-        grants = []
-        for blob, reader in sorted(pairs):
-            public = bytes(book.manifest.requester_encryption_key) if reader == 0 else records[reader].encryption_key
-            grant = book.keyring.rewrap(blob, reader, public) if book.keyring is not None else None
-            if grant is not None:
-                grants.append(grant)
+        publics = self._encryption_keys({reader for _, reader in pairs})
+        publics[NodeId(0)] = bytes(book.manifest.requester_encryption_key)
+        grants = [grant for blob, reader in sorted(pairs) if (grant := book.rewrap(blob, reader, publics.get(reader)))]
         if grants:
             book.say(KeyGrant(grants=tuple(grants)))
         self._loader.note_shared(task, pairs)

@@ -14,9 +14,24 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from node.compute.actions import (
+    Abandon,
+    Accept,
+    Action,
+    AskAdmission,
+    Claim,
+    Commit,
+    Disclose,
+    Expire,
+    Finalise,
+    Prepare,
+    Publish,
+    ShareKeys,
+    Train,
+)
 from node.compute.view import IN_WORK, ComputeView, Policy, Stage, TaskView, WorkKey
 from proofs.hashing import keccak
-from protocol.types import NO_ADMISSION, Admission, BlobId, NodeId, TaskId, TaskStatus, Unit, UnitStatus
+from protocol.types import NO_ADMISSION, NodeId, TaskId, TaskStatus, Unit, UnitStatus
 
 BPS = 10_000
 LAST_CALL_PART = 5
@@ -24,118 +39,6 @@ LAST_CALL_PART = 5
 STAGGER_STEP_S = 2
 STAGGER_STEPS = 4
 """Nodes expire the late units of others up to 6 s apart, so that they do not all pay for the same revert."""
-
-
-@dataclass(frozen=True, slots=True)
-class Abandon:
-    """Stop working at an attempt that is no longer this node's."""
-
-    key: WorkKey
-
-
-@dataclass(frozen=True, slots=True)
-class Train:
-    """Start the unit, or carry on from the last checkpoint on disk."""
-
-    key: WorkKey
-    deadline: int
-
-
-@dataclass(frozen=True, slots=True)
-class Commit:
-    """Bind to the result on disk."""
-
-    key: WorkKey
-    deadline: int
-
-
-@dataclass(frozen=True, slots=True)
-class Publish:
-    """Upload the final state and announce it; data is available before the result counts."""
-
-    key: WorkKey
-    deadline: int
-
-
-@dataclass(frozen=True, slots=True)
-class Disclose:
-    """Open the commitment (`reveal` on chain)."""
-
-    key: WorkKey
-    deadline: int
-
-
-@dataclass(frozen=True, slots=True)
-class Accept:
-    """Hand in the requester's acceptance of this node's unit."""
-
-    task: TaskId
-    unit: int
-    signature: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Finalise:
-    """Settle a unit whose challenge window has passed."""
-
-    task: TaskId
-    unit: int
-
-
-@dataclass(frozen=True, slots=True)
-class Expire:
-    """Re-open a unit whose worker let its deadline pass."""
-
-    task: TaskId
-    unit: int
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """Take a unit and answer for it with stake."""
-
-    task: TaskId
-    unit: int
-    admission: Admission
-
-
-@dataclass(frozen=True, slots=True)
-class AskAdmission:
-    """Ask the requester of a private task for a shard."""
-
-    task: TaskId
-
-
-@dataclass(frozen=True, slots=True)
-class ShareKeys:
-    """Hand keys on to readers that were let in after a state was sealed."""
-
-    task: TaskId
-    grants: frozenset[tuple[BlobId, NodeId]]
-
-
-@dataclass(frozen=True, slots=True)
-class Prepare:
-    """Fetch, open and verify what a unit starts from, in the background."""
-
-    task: TaskId
-    unit: int
-
-
-Action = (
-    Abandon
-    | Train
-    | Commit
-    | Publish
-    | Disclose
-    | Accept
-    | Finalise
-    | Expire
-    | Claim
-    | AskAdmission
-    | ShareKeys
-    | Prepare
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,14 +186,9 @@ def _new_work(view: ComputeView, policy: Policy, in_work: int, skips: list[Skip]
                 Skip(tv.task, None, "not enough gas money", f"{view.gas_wei} wei", f"{policy.min_gas_wei} wei")
             )
         return []
-    candidates: list[_Candidate] = []
-    asks: list[Action] = []
-    for tv in view.tasks:
-        found = list(_candidates(view, tv, policy, skips))
-        candidates += found
-        if _should_ask(view, tv, policy, found):
-            asks.append(AskAdmission(tv.task))
+    candidates = [found for tv in view.tasks for found in _candidates(view, tv, policy, skips)]
     candidates.sort(key=lambda candidate: candidate.rank)
+    asks = _asks(view, policy, slots) if not candidates else []
     claims: list[Action] = []
     prepares: list[Action] = []
     free: int = view.node.free_stake
@@ -358,10 +256,23 @@ def admitted(tv: TaskView, unit: int, now: int) -> bool:
     )
 
 
-def _should_ask(view: ComputeView, tv: TaskView, policy: Policy, found: list[_Candidate]) -> bool:
-    """Whether to ask for a shard: nothing to do under the present admission, and something is open without it."""
+def _asks(view: ComputeView, policy: Policy, slots: int) -> list[Action]:
+    """Requests for shards, only of a node that has nothing to take, and never for more than it could work on.
+
+    Whoever is admitted holds a place, and can read a shard.
+    """
+    now = view.block.timestamp
+    asked = [tv for tv in view.tasks if tv.asked_at is not None and now < tv.asked_at + policy.ask_every_s]
+    wanted = [tv for tv in view.tasks if _should_ask(view, tv, policy)]
+    # Whom it has not asked yet, or not for longest, comes first; then who pays best.
+    wanted.sort(key=lambda tv: (tv.asked_at or 0, -tv.spec.unit_price / tv.spec.steps))
+    return [AskAdmission(tv.task) for tv in wanted[: max(0, slots - len(asked))]]
+
+
+def _should_ask(view: ComputeView, tv: TaskView, policy: Policy) -> bool:
+    """Whether something is open here that an admission would give."""
     spec, now = tv.spec, view.block.timestamp
-    if not spec.is_private or found or tv.problem is not None:
+    if not spec.is_private or tv.problem is not None:
         return False
     if tv.state.status is not TaskStatus.POSTED or tv.round >= spec.rounds or now > spec.deadline:
         return False

@@ -20,7 +20,7 @@ from node.rounds import RoundReader
 from node.taskbook import TaskBook
 from node.taskfeed import TaskFeed
 from protocol.chain import ChainClient
-from protocol.errors import AvenueError, UnreachableError, VerificationError
+from protocol.errors import AvenueError, UnreachableError
 from protocol.types import BlobId, NodeId, TaskId, TaskSpec, TaskState, TaskStatus, Unit, UnitStatus
 
 UnitKey = tuple[TaskId, int]
@@ -38,6 +38,7 @@ class _Followed:
     book: TaskBook
     rounds: RoundReader
     asked_at: int | None = None
+    problem: str | None = None
     open_since: dict[int, int] = field(default_factory=dict)
     owed_since: dict[tuple[BlobId, NodeId], int] = field(default_factory=dict)
     shared: set[tuple[BlobId, NodeId]] = field(default_factory=set)
@@ -68,6 +69,7 @@ class Loader:
         self._training, self._fetching, self._cooling = training, fetching, cooling
         self._owns_desk = owns_desk
         self._mail: Cooldown[str] = Cooldown()
+        self._cold: Cooldown[TaskId] = Cooldown()
         self._feed = TaskFeed(context)
         self._followed: dict[TaskId, _Followed] = {}
         self._over: set[TaskId] = set()
@@ -127,6 +129,8 @@ class Loader:
             seconds_per_step=self._desk.speed(spec.program_root),
         )
         self._poll(book)
+        if self._cold.holds(book.task):
+            return replace(view, problem=followed.problem)
         try:
             view = replace(
                 view,
@@ -135,10 +139,11 @@ class Loader:
                 owed=self._owed(followed, view, now),
             )
             view = self._with_inputs(view)
-        except VerificationError as error:
-            view = replace(view, problem=error.message)
         except AvenueError as error:
-            view = replace(view, problem=f"its manifest cannot be fetched yet: {error.message}")
+            # Not there yet, or not what the chain says: asked for again after a while, not at every tick.
+            self._cold.failed(book.task)
+            followed.problem = f"its manifest: {error.message}"
+            view = replace(view, problem=followed.problem)
         if view.round > before and self._owns_desk:
             self._drop_past_inputs(view)
         return view

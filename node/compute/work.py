@@ -26,8 +26,8 @@ from proofs.exact.execute import Stopped, run_unit
 from proofs.exact.state import State, decode_state, encode_state, state_root
 from proofs.hashing import keccak, tag
 from protocol.errors import StateError
-from protocol.messages import Grant, KeyGrant, UnitResult
-from protocol.sealing import KEY_BYTES, seal, wrap
+from protocol.messages import KeyGrant, UnitResult
+from protocol.sealing import KEY_BYTES, seal
 from protocol.types import BlobId, NodeId, Reveal, TaskSpec, Unit
 
 OnProgress = Callable[[int, int, float | None], None]
@@ -195,14 +195,12 @@ def publish(
         raise StateError(f"unit {key.unit} is not finished on this disk", code="S-40", hint="the agent trains it again")
     blob, content_key = _blob_of(book, desk, key, saved.state)
     blob_id = book.gateway.upload_blob(blob, book.task)
-    if content_key is not None:
-        if book.keyring is not None:
-            book.keyring.put(blob_id, content_key)
-        grants = [
-            Grant(blob=blob_id, reader=reader, wrapped_key=wrap(content_key, public))
-            for reader, public in sorted(readers.items())
-        ]
-        book.say(KeyGrant(grants=tuple(grants)))
+    if content_key is not None and book.keyring is not None:
+        book.keyring.put(blob_id, content_key)
+        made = [book.rewrap(blob_id, reader, public) for reader, public in sorted(readers.items())]
+        grants = tuple(grant for grant in made if grant is not None)
+        if grants:
+            book.say(KeyGrant(grants=grants))
     book.say(
         UnitResult(
             unit=key.unit,

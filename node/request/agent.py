@@ -164,12 +164,11 @@ class RequestAgent:
     # --- letting in ---
 
     def _grant(self, reader: NodeId, blobs: tuple[BlobId, ...]) -> None:
-        keyring = self._loader.book.keyring
         if reader == REQUESTER:
             public = self._context.encryption_key.public
         else:
             public = self._context.client.node(reader).encryption_key
-        made = [keyring.rewrap(blob, reader, public) for blob in blobs] if keyring is not None else []
+        made = [self._loader.book.rewrap(blob, reader, public) for blob in blobs]
         grants = tuple(grant for grant in made if grant is not None)
         if grants:
             self._loader.book.say(KeyGrant(grants=grants))

@@ -71,7 +71,7 @@ class Loader:
             round=self.rounds.round,
             units=units,
             open_since=dict(self._open_since),
-            asks=tuple(self._ask(node, message_id) for node, message_id in book.asks.items()) if private else (),
+            asks=self._asks() if private else (),
             offers={
                 node: Offer(said.admission.shards, said.message_id, said.sent_at)
                 for node, said in book.admitted.items()
@@ -133,10 +133,18 @@ class Loader:
         manifest = self.book.manifest
         return {BlobId(manifest.initial_state_blob), *(BlobId(shard.data_blob) for shard in manifest.shards)}
 
-    def _ask(self, node: NodeId, message_id: int) -> Ask:
-        record = self._client.node(node)
-        able = record.stake >= self._client.constants.min_stake and not record.leaving
-        return Ask(node, message_id, able and record.free_stake >= self.spec.collateral)
+    def _asks(self) -> tuple[Ask, ...]:
+        """Requests that are not answered yet. Their senders are registered: the mailbox has seen to that."""
+        admitted, minimum = self.book.admitted, self._client.constants.min_stake
+        waiting = {n: i for n, i in self.book.asks.items() if n not in admitted or admitted[n].message_id < i}
+        return tuple(
+            Ask(
+                record.node,
+                waiting[record.node],
+                record.stake >= minimum and not record.leaving and record.free_stake >= self.spec.collateral,
+            )
+            for record in self._client.nodes(waiting)
+        )
 
 
 def find_spec(context: NodeContext, task: TaskId) -> TaskSpec:

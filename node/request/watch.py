@@ -11,6 +11,7 @@ from node.context import NodeContext
 from node.request.view import REQUESTER
 from node.taskbook import ALL_KINDS, TaskBook
 from node.taskfeed import TaskFeed
+from protocol.chain import ChainClient
 from protocol.errors import UnreachableError
 from protocol.types import NodeId, TaskId, TaskSpec, TaskStatus, Unit, UnitStatus, Wei
 
@@ -76,13 +77,14 @@ def watch(
         kinds=ALL_KINDS,
     )
     last: Snapshot | None = None
+    final: list[tuple[Unit, ...]] = []
     while not stop.is_set():
         try:
             book.poll()
         except UnreachableError:
             if last is None:
                 raise
-        snapshot = _take(context, book, posted.at.timestamp)
+        snapshot = _take(context, book, posted.at.timestamp, final)
         if last is None or _differs(snapshot, last):
             last = snapshot
             yield snapshot
@@ -91,13 +93,14 @@ def watch(
         stop.wait(poll_s)
 
 
-def _take(context: NodeContext, book: TaskBook, posted_at: int) -> Snapshot:
+def _take(context: NodeContext, book: TaskBook, posted_at: int, final: list[tuple[Unit, ...]]) -> Snapshot:
     spec = book.spec
     head = context.client.latest_block()
     chain = context.client.at(head.number)
     state = chain.task(book.task)
-    rounds = chain.rounds(spec, range(spec.rounds))
+    rounds = _read_rounds(chain, spec, final)
     now = next((r for r, units in enumerate(rounds) if not _has_output(units)), spec.rounds)
+    untouched = spec.units - len(rounds) * spec.units_per_round
     shown = min(now, spec.rounds - 1)
     return Snapshot(
         task=book.task,
@@ -107,7 +110,7 @@ def _take(context: NodeContext, book: TaskBook, posted_at: int) -> Snapshot:
         round=now,
         rounds=spec.rounds,
         units=tuple(_unit(book, spec.unit_index(shown, shard), unit) for shard, unit in enumerate(rounds[shown])),
-        by_status=Counter(unit.status for units in rounds for unit in units),
+        by_status=Counter(unit.status for units in rounds for unit in units) + Counter({UnitStatus.OPEN: untouched}),
         loss=_loss(book, spec),
         escrow=spec.escrow,
         paid=Wei(
@@ -120,6 +123,18 @@ def _take(context: NodeContext, book: TaskBook, posted_at: int) -> Snapshot:
         ),
         elapsed_s=head.timestamp - posted_at,
     )
+
+
+def _read_rounds(chain: ChainClient, spec: TaskSpec, final: list[tuple[Unit, ...]]) -> list[tuple[Unit, ...]]:
+    """Rounds 0 to the present one, all their units. `final` are leading ones that cannot change; it grows."""
+    rounds = list(final)
+    while len(rounds) < spec.rounds:
+        rounds.append(chain.round(spec, len(rounds)))
+        if len(rounds) == len(final) + 1 and all(unit.status is UnitStatus.FINALISED for unit in rounds[-1]):
+            final.append(rounds[-1])
+        if not _has_output(rounds[-1]):
+            break
+    return rounds
 
 
 def _has_output(units: tuple[Unit, ...]) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 
-from node.compute.decide import (
+from node.compute.actions import (
     Abandon,
     Accept,
     Action,
@@ -22,10 +22,8 @@ from node.compute.decide import (
     Publish,
     ShareKeys,
     Train,
-    decide,
-    shard_offset,
-    stagger_s,
 )
+from node.compute.decide import decide, shard_offset, stagger_s
 from node.compute.view import ComputeView, Policy, Stage, TaskView, WorkKey
 from protocol.types import Admission, BlobId, NodeId, TaskState, TaskStatus, UnitStatus, Wei
 from tests.unit.node.compute_views import (
@@ -233,6 +231,17 @@ def test_node_asks_again_only_after_a_while() -> None:
     assert chosen(make_view(task)) == ask
     assert chosen(make_view(replace(task, asked_at=NOW - 9))) == ()
     assert chosen(make_view(replace(task, asked_at=NOW - 10))) == ask
+
+
+def test_idle_node_asks_for_no_more_than_it_can_work_on() -> None:
+    tasks = [make_task(spec=make_spec(is_private=True, seed=seed, unit_price=Wei(100 + seed))) for seed in range(4)]
+    best, second = tasks[3].task, tasks[2].task
+    assert chosen(make_view(*tasks)) == (AskAdmission(best),)
+    assert chosen(make_view(*tasks), Policy(max_parallel=2)) == (AskAdmission(best), AskAdmission(second))
+    waiting = replace(tasks[3], asked_at=NOW - 1)
+    assert chosen(make_view(*tasks[:3], waiting)) == ()
+    public = make_task(spec=make_spec(seed=9))
+    assert [type(action) for action in chosen(make_view(*tasks, public))] == [Claim]
 
 
 def test_admission_names_the_shards_that_may_be_claimed() -> None:
