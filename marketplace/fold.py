@@ -83,7 +83,7 @@ def fold_node(session: Session, event: ChainEvent) -> None:
         return
     match event:
         case NodeUpdated():
-            node.encryption_key, node.endpoint = event.encryption_key, event.endpoint
+            node.encryption_key, node.endpoint = event.encryption_key, _printable(event.endpoint)
             node.capabilities_hash = event.capabilities_hash
         case OperatorRotated(new_operator=operator):
             node.operator = operator
@@ -169,7 +169,7 @@ def _registered(event: NodeRegistered) -> NodeRow:
         registered_block=event.at.block_number,
         owner=event.owner,
         operator=event.operator,
-        endpoint=event.endpoint,
+        endpoint=_printable(event.endpoint),
         encryption_key=event.encryption_key,
         capabilities_hash=event.capabilities_hash,
         leaving=False,
@@ -180,6 +180,11 @@ def _registered(event: NodeRegistered) -> NodeRow:
         units_finalised=0,
         units_expired=0,
     )
+
+
+def _printable(text: str) -> str:
+    """A stranger's text without what terminals act on and PostgreSQL refuses (NUL)."""
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
 
 
 def _slashed(event: Slashed) -> SlashRow:

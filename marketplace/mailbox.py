@@ -50,8 +50,15 @@ class Mailbox:
         self._clock = clock
         self._senders = RateLimiter(limits.messages_per_minute)
         self._pruned_at = 0
+        with Session(engine) as session:
+            self._last_id = session.scalar(select(func.max(Mail.id))) or 0
         # One writer at a time: ids then become visible in their order, and no reader's cursor skips one.
         self._writing = threading.Lock()
+
+    @property
+    def last_id(self) -> int:
+        """Id of the newest message, 0 if there is none. Costs nothing: streams ask for it all the time."""
+        return self._last_id
 
     def post(self, message: SignedMessage) -> MessagePosted | BlobAnnounced:
         """Checks a message and keeps it. Raises every error of `verify_message`, TooManyRequestsError, and for an
@@ -120,6 +127,7 @@ class Mailbox:
             session.flush()
             number = row.id
             self._remember(session, message, now)
+            self._last_id = number
         return MessagePosted(id=number)
 
     def _remember(self, session: Session, message: SignedMessage, now: int) -> None:

@@ -3,9 +3,10 @@ answers."""
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from sqlalchemy import Engine, Select, func, select
@@ -24,6 +25,7 @@ RowT = TypeVar("RowT", TaskRow, NodeRow)
 OPEN = "open"
 IN_FLIGHT = {"claimed", "committed", "revealed"}
 RESULT_KNOWN = {"revealed", "finalised"}
+CURVE_POINTS = 96
 _MAX_NAMED_MANIFEST_BYTES = 1 << 20
 
 
@@ -35,6 +37,22 @@ class LossPoint:
     loss: float
 
 
+@dataclass(slots=True)
+class _Curve:
+    """Sums of the losses reported so far, by bucket: each report is parsed once, not at every look."""
+
+    last_id: int = 0
+    sums: dict[int, tuple[float, float, int]] = field(default_factory=dict)
+    """Bucket -> sum of steps, sum of losses, count."""
+
+    def add(self, bucket: int, step: int, loss: float) -> None:
+        steps, losses, count = self.sums.get(bucket, (0.0, 0.0, 0))
+        self.sums[bucket] = (steps + step, losses + loss, count + 1)
+
+    def points(self) -> list[LossPoint]:
+        return [LossPoint(steps / count, losses / count) for _, (steps, losses, count) in sorted(self.sums.items())]
+
+
 class Queries:
     """Reads of the index at one block. Each call is one short transaction."""
 
@@ -43,6 +61,8 @@ class Queries:
         self._store = store
         self._indexed_block = indexed_block
         self._names: dict[bytes, str] = {}
+        self._curves: dict[bytes, _Curve] = {}
+        self._curves_lock = threading.Lock()
 
     def tasks(self, *, after: bytes | None = None, limit: int = 100) -> ListAnswer[TaskView]:
         """Newest first. `next` is the last task's id."""
@@ -131,25 +151,18 @@ class Queries:
             tasks = session.scalar(select(func.count()).select_from(TaskRow)) or 0
             return tasks, session.scalar(select(func.count()).select_from(NodeRow)) or 0
 
-    def last_mail(self) -> int:
-        """Id of the newest message, 0 if there is none."""
-        with Session(self._engine) as session:
-            return session.scalar(select(func.max(Mail.id))) or 0
-
-    def loss_curve(self, task: TaskView, *, points: int = 96) -> list[LossPoint]:
-        """The losses that workers reported, averaged over shards and neighbouring steps into at most `points`."""
+    def loss_curve(self, task: TaskView) -> list[LossPoint]:
+        """The losses that workers reported, averaged over shards and neighbouring steps into at most CURVE_POINTS."""
         total = max(1, task.rounds * task.steps)
-        sums: dict[int, tuple[float, float, int]] = {}
-        with Session(self._engine) as session:
-            rows = session.scalars(_progress_mail(task.task).order_by(Mail.id.desc()).limit(20_000))
-            for progress in map(_progress, rows):
-                if progress is None or progress.loss is None:
-                    continue
-                step = progress.unit // _per_round(task.shards) * task.steps + progress.step
-                bucket = min(points - 1, step * points // total)
-                steps, losses, count = sums.get(bucket, (0.0, 0.0, 0))
-                sums[bucket] = (steps + step, losses + progress.loss, count + 1)
-        return [LossPoint(steps / count, losses / count) for _, (steps, losses, count) in sorted(sums.items())]
+        with self._curves_lock, Session(self._engine) as session:
+            curve = self._curves.setdefault(task.task, _Curve())
+            for mail in session.scalars(_progress_mail(task.task).where(Mail.id > curve.last_id).order_by(Mail.id)):
+                curve.last_id = mail.id
+                progress = _progress(mail)
+                if progress is not None and progress.loss is not None and progress.unit < task.units:
+                    step = progress.unit // (task.units // task.rounds) * task.steps + progress.step
+                    curve.add(min(CURVE_POINTS - 1, step * CURVE_POINTS // total), step, progress.loss)
+            return curve.points()
 
     def _row(self, session: Session, table: type[RowT], key: bytes | int, what: str) -> RowT:
         row = session.get(table, key)
@@ -160,8 +173,9 @@ class Queries:
         return row
 
     def _task_view(self, session: Session, row: TaskRow) -> TaskView:
-        units = list(session.execute(select(UnitRow.unit, UnitRow.status).where(UnitRow.task == row.task)))
-        counted = Counter(status for _, status in units)
+        of_task = UnitRow.task == row.task
+        by_status = select(UnitRow.status, func.count()).where(of_task).group_by(UnitRow.status)
+        counted = Counter(dict(session.execute(by_status).all()))
         newest = session.scalars(_progress_mail(row.task).order_by(Mail.id.desc()).limit(1)).first()
         progress = None if newest is None else _progress(newest)
         return TaskView(
@@ -177,7 +191,7 @@ class Queries:
             units=row.rounds * _units_per_round(row),
             units_finalised=counted["finalised"],
             units_in_flight=sum(counted[status] for status in IN_FLIGHT),
-            round=_current_round(row, {unit for unit, status in units if status in RESULT_KNOWN}),
+            round=_current_round(session, row),
             unit_price=row.unit_price,
             aggregation_price=row.aggregation_price,
             collateral=row.collateral,
@@ -227,20 +241,16 @@ def _progress(mail: Mail) -> UnitProgress | None:
     return payload if isinstance(payload, UnitProgress) else None
 
 
-def _per_round(shards: int) -> int:
-    return shards + (1 if shards > 1 else 0)
-
-
 def _units_per_round(row: TaskRow) -> int:
-    return _per_round(row.shards)
+    return row.shards + (1 if row.shards > 1 else 0)
 
 
-def _current_round(row: TaskRow, known: set[int]) -> int:
+def _current_round(session: Session, row: TaskRow) -> int:
     per_round = _units_per_round(row)
-    for round_ in range(row.rounds):
-        if any(round_ * per_round + shard not in known for shard in range(per_round)):
-            return round_
-    return row.rounds
+    round_ = UnitRow.unit // per_round
+    known = select(round_, func.count()).where(UnitRow.task == row.task, UnitRow.status.in_(RESULT_KNOWN))
+    counts = dict(session.execute(known.group_by(round_)).all())
+    return next((number for number in range(row.rounds) if counts.get(number, 0) < per_round), row.rounds)
 
 
 def _unit_view(task: TaskRow, number: int, row: UnitRow | None, progress: UnitProgress | None) -> UnitView:

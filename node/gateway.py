@@ -19,7 +19,7 @@ import httpx2
 from eth_account.signers.local import LocalAccount
 from pydantic import BaseModel, ValidationError
 
-from proofs.blob import CHUNK_BYTES, BlobFormatError, BlobIndex, check_chunk, chunks_of, index_of
+from proofs.blob import CHUNK_BYTES, BlobFormatError, BlobIndex, check_chunk, index_of
 from protocol.errors import AvenueError, BlobError, ReplayError, StateError, UnreachableError
 from protocol.json_types import to_hex
 from protocol.messages import DEFAULT_TTL_S, BlobAnnounce, Domain, Payload, SignedMessage, sign_message
@@ -121,11 +121,10 @@ class GatewayClient:
         message = sign_message(self._account, announcement.kind, task, announcement, self._domain)
         answer = self._deliver(message, BlobAnnounced)
         missing = self.blob_info(index.blob_id).missing if answer is None else answer.missing
-        chunks = chunks_of(data)
         for position in missing:
             if not 0 <= position < index.chunks:
                 raise BlobError(f"the gateway asks for chunk {position} of {index.chunks}", code="V-11")
-            self._request("PUT", f"/blobs/{to_hex(index.blob_id)}/chunks/{position}", content=chunks[position])
+            self._request("PUT", f"/blobs/{to_hex(index.blob_id)}/chunks/{position}", content=_chunk(data, position))
         return BlobId(index.blob_id)
 
     def blob_info(self, blob_id: bytes) -> BlobInfo:
@@ -262,6 +261,10 @@ class GatewayClient:
             code="N-30",
             hint="is it running? `avenue doctor` checks gateway_url",
         )
+
+
+def _chunk(data: bytes, position: int) -> bytes:
+    return data[position * CHUNK_BYTES : (position + 1) * CHUNK_BYTES]
 
 
 def _bounded(response: httpx2.Response, max_bytes: int, path: str) -> bytes:

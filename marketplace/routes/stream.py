@@ -7,7 +7,6 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from fastapi import APIRouter, Request
-from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 
 from marketplace.deps import Gateway, GatewayDep
@@ -29,7 +28,7 @@ async def _changes(request: Request, gateway: Gateway) -> AsyncIterator[str]:
     seen = request.headers.get("last-event-id")
     quiet = 0
     while not gateway.closing.is_set() and not await request.is_disconnected():
-        position = await run_in_threadpool(_position, gateway)
+        position = _position(gateway)
         if position != seen:
             seen, quiet = position, 0
             yield f"event: change\nid: {position}\ndata: {position}\n\n"
@@ -41,4 +40,4 @@ async def _changes(request: Request, gateway: Gateway) -> AsyncIterator[str]:
 def _position(gateway: Gateway) -> str:
     progress = gateway.indexer.progress
     error = "!" if progress.error else ""
-    return f"{progress.head_block}-{progress.indexed_block}-{gateway.queries.last_mail()}{error}"
+    return f"{progress.head_block}-{progress.indexed_block}-{gateway.mailbox.last_id}{error}"

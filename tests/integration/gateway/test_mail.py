@@ -219,12 +219,12 @@ def test_sender_that_floods_is_slowed_and_others_are_not(market: Market, tmp_pat
 def test_progress_is_thinned_out_and_its_newest_kept(market: Market, tmp_path: Any) -> None:
     with running_gateway(settings_in(tmp_path, progress_per_unit=8), market.chain.client) as gateway:
         client = gateway.client(market.operators[0])
-        for step in range(1, 41):
-            client.post_message(market.task, UnitProgress(unit=0, node=1, step=step, steps=40))
+        for step in range(1, 21):
+            client.post_message(market.task, UnitProgress(unit=0, node=1, step=step, steps=20))
         steps = [item.payload["step"] for item in client.messages(market.task)]
     assert len(steps) <= 8
     assert steps == sorted(steps)
-    assert (steps[0], steps[-1]) == (1, 40)
+    assert (steps[0], steps[-1]) == (1, 20)
 
 
 def test_share_of_a_mailbox_has_an_end(market: Market, tmp_path: Any) -> None:
