@@ -107,7 +107,6 @@ class FailoverProvider(JSONBaseProvider):
         expected_chain_id: int | None,
         timeout_s: float,
         max_lag_blocks: int,
-        pause: Callable[[float], None] = time.sleep,
     ) -> None:
         super().__init__()
         if not urls:
@@ -122,7 +121,6 @@ class FailoverProvider(JSONBaseProvider):
         self._endpoints = [_Endpoint(url) for url in urls]
         self._expected_chain_id = expected_chain_id
         self._max_lag_blocks = max_lag_blocks
-        self._pause = pause
         self._lock = Lock()
         self._current = 0
         self._best_head = -1
@@ -176,7 +174,7 @@ class FailoverProvider(JSONBaseProvider):
         lagging = 0
         for number in range(_PASSES):
             if number:
-                self._pause(_PAUSE_S * 2 ** (number - 1))
+                time.sleep(_PAUSE_S * 2 ** (number - 1))
             lagging = 0
             for offset in range(len(self._endpoints)):
                 index = (self._current + offset) % len(self._endpoints) if offset else self._current

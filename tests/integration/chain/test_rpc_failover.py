@@ -19,6 +19,12 @@ from tests.support.flaky_rpc import Fault, flaky_rpc
 from tests.support.waiting import wait_until
 
 
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pauses between attempts are as many as ever, and a hundredth as long."""
+    monkeypatch.setattr("protocol.rpc._PAUSE_S", 0.002)
+
+
 @contextmanager
 def connected(*urls: str, chain_id: int | None = None, timeout_s: float = 5.0) -> Iterator[Web3]:
     w3 = connect(urls, chain_id, timeout_s=timeout_s)
