@@ -32,7 +32,7 @@ def doctor(
     """
     from node.doctor import Status, examine
 
-    with call.context(parse_role(role)) as context:
+    with call.context(parse_role(role) if role is not None else None) as context:
         findings = list(examine(context))
         chosen = context.role.value
     failed = [finding for finding in findings if finding.status is Status.FAILED]
@@ -60,12 +60,12 @@ def describe(finding: Finding) -> dict[str, str]:
     return document | ({"code": finding.code} if finding.code else {})
 
 
-def parse_role(text: str | None) -> Role | None:
+def parse_role(text: str) -> Role:
     """Raises UsageError U-05 for a role that does not exist."""
     from node.config import Role
 
     try:
-        return Role(text) if text is not None else None
+        return Role(text)
     except ValueError as error:
         known = ", ".join(each.value for each in Role)
         raise UsageError(f"there is no role {text!r}", code="U-05", hint=f"choose one of {known}") from error

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from node.cli.doctor import parse_role
 from node.cli.invocation import Invocation, Needs, command
 from node.cli.keys import LightKdf, describe, new_password
 from node.cli.output import Fields, Table
@@ -13,6 +14,9 @@ from protocol.errors import UsageError
 
 if TYPE_CHECKING:
     from node.config import Role
+
+
+_ROLE_QUESTION = "role (compute, request, deployer)"
 
 
 def add_to(app: typer.Typer) -> None:
@@ -36,7 +40,8 @@ def init(
     if not yes and not call.out.interactive:
         raise UsageError("init asks questions, and nobody is here", code="U-02", hint="add --yes and flags")
     before = load_config(call.home, flags=call.config_flags)
-    chosen_role = _role(call, role, before.config.role, ask=not yes)
+    text = role or (before.config.role.value if yes else call.out.ask(_ROLE_QUESTION, before.config.role.value))
+    chosen_role = parse_role(text)
     network = before.config.network if yes else call.out.ask("network", before.config.network)
     values: dict[str, Any] = {"role": chosen_role.value, "network": network}
     for flag in ("rpc_urls", "gateway_url"):
@@ -71,17 +76,6 @@ def init(
         ),
         "next:\n" + "\n".join(f"  {step}" for step in steps),
     )
-
-
-def _role(call: Invocation, flag: str | None, default: Role, *, ask: bool) -> Role:
-    from node.config import Role
-
-    text = flag or (call.out.ask("role (compute, request, deployer)", default.value) if ask else default.value)
-    try:
-        return Role(text)
-    except ValueError as error:
-        known = ", ".join(each.value for each in Role)
-        raise UsageError(f"there is no role {text!r}", code="U-05", hint=f"choose one of {known}") from error
 
 
 def _keys_of(role: Role, no_owner: bool) -> list[str]:

@@ -35,7 +35,7 @@ def deployments(chain: AnvilProcess, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture
 def cli(chain: AnvilProcess, deployments: Path, tmp_path: Path) -> Cli:
-    home = Cli(tmp_path / "home", {"AVENUE_RPC_URLS": chain.url})
+    home = Cli(tmp_path / "home", {"AVENUE_RPC_URLS": chain.url, "AVENUE_MARKET__PORT": "0"})
     shutil.copytree(deployments, home.home / "deployments")
     return home
 
@@ -135,7 +135,7 @@ def test_the_doctor_names_each_check_and_leaves_with_9(cli: Cli) -> None:
     assert ran.code == 9
     checks = {check["name"]: check for check in ran.document["checks"]}
     expected = {"python", "torch", "kernels", "config", "keystore", "disk", "rpc", "head", "clock", "deployment"}
-    assert expected | {"gas", "tokens", "stake", "gateway"} == set(checks)
+    assert expected | {"gas", "tokens", "stake", "gateway", "port"} == set(checks)
     failed = {name for name, check in checks.items() if check["status"] == "failed"}
     assert failed == {"gas", "gateway"}
     assert all(check["hint"] for check in checks.values() if check["status"] in ("failed", "warning"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,6 +33,7 @@ def context_of(
     flags = {
         "rpc_urls": [url],
         "gateway_url": "http://127.0.0.1:1",
+        "market.port": 0,  # some free one: another gateway may run on this machine
         "networks.local.deployments_dir": str(records) if records else None,
     }
     dev_account = options.get("dev_account")
@@ -135,11 +137,29 @@ def test_no_gas_money_fails_unless_the_owner_lends_some(deployed: AvenueChain, t
 
 
 def test_a_clock_behind_the_chain_fails(tmp_path: Path) -> None:
+    with avenue_chain(tmp_path / "chain", chain_id=11155111) as chain:
+        chain.anvil.increase_time(3600)
+        flags = {"network": "sepolia", "rpc_urls": [chain.url]}
+        context = NodeContext(load_config(tmp_path, flags=flags, environ={}), role=Role.DEPLOYER)
+        finding = findings_of(context)["clock"]
+    assert (finding.status, finding.code) == (Status.FAILED, "D-05")
+    assert "NTP" in finding.hint
+
+
+def test_a_local_chain_may_run_ahead(tmp_path: Path) -> None:
     with avenue_chain(tmp_path / "chain") as chain:
         chain.anvil.increase_time(3600)
         finding = findings_of(context_of(tmp_path, chain.url, records=chain.home, dev_account=1))["clock"]
-    assert (finding.status, finding.code) == (Status.FAILED, "D-05")
-    assert "NTP" in finding.hint
+    assert finding.status is Status.WARNING
+
+
+@pytest.mark.parametrize(("role", "status"), [(Role.DEPLOYER, Status.FAILED), (Role.COMPUTE, Status.WARNING)])
+def test_a_taken_port_matters_to_who_would_serve_there(tmp_path: Path, role: Role, status: Status) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        flags = {"market.port": taken.getsockname()[1], "rpc_urls": ["http://127.0.0.1:1"]}
+        finding = findings_of(NodeContext(load_config(tmp_path, flags=flags, environ={}), role=role))["port"]
+    assert finding.status is status
+    assert "market.port" in finding.hint
 
 
 def test_an_old_head_fails_on_a_public_chain(tmp_path: Path) -> None:
