@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 
 import pytest
+from eth_utils.address import to_checksum_address
 
 from protocol import transactions
 from protocol.chain import ChainClient
@@ -108,6 +110,36 @@ def test_reorganisation_takes_back_what_did_not_happen(avenue: AvenueChain) -> N
     fresh = Ledger(EventFollower(avenue.client))
     fresh.catch_up()
     assert fresh.events == ledger.events
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_follower_always_ends_with_what_a_newcomer_sees(avenue: AvenueChain, seed: int) -> None:
+    """Drips, empty blocks, reorganisations and polls of any chunk size in any order."""
+    random = Random(seed)
+    floor = avenue.client.latest_block().number
+    ledger = Ledger(EventFollower(avenue.client, chunk_blocks=random.randint(1, 5)))
+    for _ in range(40):
+        move = random.choice(["drip", "drip", "mine", "reorg", "poll", "poll"])
+        if move == "drip":
+            avenue.anvil.set_automine(False)
+            call = transactions.drip(avenue.deployment, to_checksum_address(random.randbytes(20)))
+            request = {"from": avenue.accounts[9].address, "to": call.to, "data": "0x" + call.data.hex()}
+            avenue.anvil.rpc("eth_sendTransaction", {**request, "gas": hex(200_000)})
+            avenue.anvil.mine()
+        elif move == "mine":
+            avenue.anvil.mine(random.randint(1, 3))
+        elif move == "reorg":
+            depth = min(random.randint(1, 4), avenue.client.latest_block().number - floor)
+            if depth > 0:
+                avenue.anvil.rpc("anvil_reorg", depth, [])
+                avenue.anvil.rpc("anvil_dropAllTransactions")
+        else:
+            ledger.catch_up()
+    ledger.catch_up()
+    newcomer = Ledger(EventFollower(avenue.client))
+    newcomer.catch_up()
+    assert ledger.events == newcomer.events
+    assert "Dripped" in ledger.names, "the test must have had something to follow"
 
 
 def test_reorganisation_deeper_than_memory_starts_over(avenue: AvenueChain) -> None:

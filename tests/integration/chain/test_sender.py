@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -265,6 +268,35 @@ def test_killed_between_journal_and_broadcast_sends_the_same_bytes(
     signed = only_intent(sender)
     assert signed.state is IntentState.SIGNED and received(avenue) == 0
     restarted = avenue.sender(0, QUICK)
+    assert restarted.send(payment(avenue), "pay").hash == signed.attempts[0].hash
+    assert received(avenue) == AMOUNT
+
+
+KILLED_BEFORE_BROADCAST = """
+import os, signal, sys
+from pathlib import Path
+from eth_account import Account
+from protocol.chain import ChainClient
+from protocol.deployments import load
+from protocol.journal import Journal
+from protocol.rpc import connect
+from protocol.sender import Sender
+from protocol.transactions import transfer
+url, home, key, to = sys.argv[1:]
+deployment = load(31337, Path(home))
+client = ChainClient(connect(url), deployment)
+Sender._broadcast_first = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+sender = Sender(client, Account.from_key(key), Journal(Path(home) / "journal.sqlite"))
+sender.submit(transfer(deployment, to, 7), "pay")
+"""
+
+
+def test_process_killed_for_real_leaves_a_journal_that_another_carries_out(avenue: AvenueChain) -> None:
+    arguments = [avenue.url, str(avenue.home), avenue.anvil.keys[0], avenue.accounts[5].address]
+    died = subprocess.run([sys.executable, "-c", KILLED_BEFORE_BROADCAST, *arguments], check=False)
+    assert died.returncode == -signal.SIGKILL and received(avenue) == 0
+    restarted = avenue.sender(0, QUICK)
+    signed = only_intent(restarted)
     assert restarted.send(payment(avenue), "pay").hash == signed.attempts[0].hash
     assert received(avenue) == AMOUNT
 
