@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import structlog
+from web3.exceptions import Web3Exception
 
 from node.compute import inputs, work
 from node.compute.actions import (
@@ -140,8 +141,9 @@ class ComputeAgent:
             try:
                 if self.tick(stop):
                     return
-            except UnreachableError as error:
-                log.warning("chain away", why=error.message, code=error.code)
+            except (UnreachableError, StateError, TransactionError, Web3Exception) as error:
+                # The view could not be read whole: an endpoint is away, behind, or lost the block. Nothing was decided.
+                log.warning("chain cannot be read", why=str(error))
             # A job that ends wakes the agent; otherwise the chain is looked at every poll interval.
             while not stop.is_set() and time.monotonic() < started + self._poll_s:
                 if self._training.done.wait(min(0.1, self._poll_s)):

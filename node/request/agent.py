@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import structlog
+from web3.exceptions import Web3Exception
 
 from node.compute.workshop import Cooldown, Stop, Workshop
 from node.context import NodeContext
@@ -37,7 +38,7 @@ from node.request.decide import (
 from node.request.load import Loader, find_spec
 from node.request.view import REQUESTER, AcceptPolicy, Policy, RequestView
 from protocol import signatures, transactions
-from protocol.errors import AvenueError, UnreachableError, VerificationError
+from protocol.errors import AvenueError, StateError, TransactionError, UnreachableError, VerificationError
 from protocol.fees import SendPolicy
 from protocol.locks import sole_agent
 from protocol.messages import AdmissionGrant, KeyGrant, UnitAcceptance
@@ -99,8 +100,8 @@ class RequestAgent:
             try:
                 if self.tick(stop):
                     return
-            except (UnreachableError, VerificationError) as error:
-                log.warning("cannot see the task", why=error.message, code=error.code)
+            except (UnreachableError, StateError, TransactionError, VerificationError, Web3Exception) as error:
+                log.warning("cannot see the task", why=str(error))
                 stop.wait(BLIND_PAUSE_S)
             stop.wait(max(0.0, started + self._poll_s - time.monotonic()))
 

@@ -30,7 +30,7 @@ seed = 7
 checkpoint_interval = {interval}
 """
 
-LONG_STEPS = 2500
+LONG_STEPS = 1500
 """Some seconds of training, so that a test can kill the worker in the middle."""
 
 

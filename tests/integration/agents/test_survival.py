@@ -21,7 +21,7 @@ def in_mid_unit(market: Market, index: int, spec: TaskSpec) -> bool:
     return any(0 < market.steps_done(index, spec, unit) < LONG_STEPS for unit in (0, 1))
 
 
-def test_node_killed_in_mid_unit_resumes_from_its_checkpoint(market: Market) -> None:
+def test_node_killed_in_mid_unit_and_after_a_commit_resumes_each_time(market: Market) -> None:
     task = market.submit(task_text(rounds=1, steps=LONG_STEPS, interval=100))
     spec = TaskFeed(market.requester).posted(task).spec
     requester = market.request_agent(task)
@@ -31,6 +31,10 @@ def test_node_killed_in_mid_unit_resumes_from_its_checkpoint(market: Market) -> 
     process.wait()
     before = {unit: market.steps_done(0, spec, unit) for unit in (0, 1)}
 
+    second = market.node_process(0)
+    wait_until(lambda: any(unit.status >= UnitStatus.COMMITTED for unit in market.units(spec)), "a commit")
+    second.kill()
+    second.wait()
     again = market.node_process(0)
     requester.join()
     again.send_signal(signal.SIGINT)
