@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -57,6 +57,7 @@ class FlakyRpc:
     max_range_blocks: int | None = None
     """Widest eth_getLogs range that is answered."""
     _rules: list[_Rule] = field(default_factory=list)
+    _interruption: tuple[int, Callable[[], None]] | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def fail(self, method: str, fault: Fault, times: int | None = None) -> None:
@@ -69,6 +70,19 @@ class FlakyRpc:
         with self._lock:
             self._rules.clear()
             self.lag_blocks, self.delay_s, self.max_range_blocks = 0, 0.0, None
+
+    def interrupt(self, after: int, action: Callable[[], None]) -> None:
+        """Runs `action` once: after `after` more requests, before the next one is forwarded."""
+        with self._lock:
+            self._interruption = (len(self.asked) + after, action)
+
+    def _interrupt(self) -> None:
+        with self._lock:
+            due = self._interruption is not None and len(self.asked) > self._interruption[0]
+            action = self._interruption[1] if due and self._interruption is not None else None
+            self._interruption = None if due else self._interruption
+        if action is not None:
+            action()
 
     def _fault(self, request: Any) -> Fault | None:
         methods = [one["method"] for one in request] if isinstance(request, list) else [request["method"]]
@@ -102,6 +116,7 @@ def _handler(proxy: FlakyRpc, upstream: httpx2.Client) -> type[BaseHTTPRequestHa
             body = self.rfile.read(int(self.headers["Content-Length"]))
             request = json.loads(body)
             fault = proxy._fault(request)
+            proxy._interrupt()
             if proxy.delay_s:
                 time.sleep(proxy.delay_s)
             if fault is Fault.CLOSE:

@@ -142,6 +142,36 @@ def test_follower_always_ends_with_what_a_newcomer_sees(avenue: AvenueChain, see
     assert "Dripped" in ledger.names, "the test must have had something to follow"
 
 
+def test_reorganisation_between_any_two_requests_of_a_poll_is_noticed(
+    avenue: AvenueChain, narrow: tuple[FlakyRpc, ChainClient]
+) -> None:
+    """The chain changes under a poll, after its first request, its second, and so on; each time a drip is undone."""
+    rpc, client = narrow
+    ledger = Ledger(EventFollower(client))
+    ledger.catch_up()
+    asked = len(rpc.asked)
+    drip(avenue, 3)
+    ledger.catch_up()
+    requests = len(rpc.asked) - asked
+    assert requests >= 5, "a poll reads the head, the cursor's hash, the end's, the logs, and the end's again"
+
+    def reorganise() -> None:
+        avenue.anvil.rpc("anvil_reorg", 1, [])
+        avenue.anvil.rpc("anvil_dropAllTransactions")
+
+    for position in range(requests):
+        call = transactions.drip(avenue.deployment, to_checksum_address(bytes([position + 1]) * 20))
+        request = {"from": avenue.accounts[9].address, "to": call.to, "data": "0x" + call.data.hex()}
+        avenue.anvil.rpc("eth_sendTransaction", {**request, "gas": hex(200_000)})
+        rpc.interrupt(position, reorganise)
+        ledger.catch_up()
+        ledger.catch_up()
+        newcomer = Ledger(EventFollower(avenue.client))
+        newcomer.catch_up()
+        assert ledger.events == newcomer.events, f"undone after request {position}"
+        assert ledger.names.count("Dripped") == 1
+
+
 def test_reorganisation_deeper_than_memory_starts_over(avenue: AvenueChain) -> None:
     ledger = Ledger(EventFollower(avenue.client))
     drip(avenue, 3)
