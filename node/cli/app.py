@@ -11,7 +11,7 @@ import typer
 from typer.exceptions import TyperException
 
 from node.cli import chain, compute, config, deploy, doctor, init, keys, market, task
-from node.cli.output import Output
+from node.cli.output import INTERRUPTED, Output
 from protocol.errors import UsageError
 
 app = typer.Typer(
@@ -65,7 +65,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         usage = UsageError(error.format_message(), code="U-01", hint=_help_command(given))
         return Output(json_document="--json" in given).fail(usage)
     except typer.Abort:
-        return 130
+        return INTERRUPTED
     except BrokenPipeError:
         # Whoever read our stdout is gone; give the interpreter something harmless to flush at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

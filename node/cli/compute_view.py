@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from node.cli.chain_view import hex_id
@@ -154,8 +155,10 @@ def decide_now(context: NodeContext) -> Decision:
     from node.compute.decide import decide
     from node.compute.desk import Desk
     from node.compute.load import Loader
+    from node.compute.start import drain_marker
     from node.compute.workshop import Cooldown, Workshop
 
     node, desk = node_of(context), Desk(context.data_dir)
     loader = Loader(context, context.gateway, node, desk, Workshop("training"), Workshop("fetching"), Cooldown())
-    return decide(loader.load(), ComputeAgent(context)._policy)
+    policy = replace(ComputeAgent(context)._policy, draining=drain_marker(context).exists())
+    return decide(loader.load(), policy)

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 
-INTERRUPTED = 130
-
 
 class Needs(Flag):
     """Which groups of shared flags a command takes."""
@@ -182,8 +180,7 @@ def run_command(call: Invocation, action: Callable[[Invocation], int | None]) ->
     except AvenueError as error:
         return call.out.fail(error)
     except KeyboardInterrupt:
-        call.out.note("interrupted")
-        return INTERRUPTED
+        return call.out.interrupted()
     except BrokenPipeError:
         raise  # the reader of our stdout went away: nobody is left to tell
     except Exception as error:  # noqa: BLE001  the edge: a bug becomes one line and exit code 1

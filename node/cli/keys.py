@@ -50,6 +50,7 @@ def import_(
     call.out.emit(describe(info), Fields(f"imported key {name}", _rows(info)))
 
 
+@command(app, "ls", hidden=True)
 @command(app, "list")
 def list_(call: Invocation) -> None:
     """List the keys of this home."""

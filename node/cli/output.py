@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 PROGRESS_LINE_INTERVAL_S = 5.0
+INTERRUPTED = 130
+"""Exit code after SIGINT (128 + 2), as shells have it."""
 
 Document = Mapping[str, Any]
 """A JSON object: str, int, float, bool, None, lists and objects of these."""
@@ -113,6 +115,11 @@ class Output:
             traceback.print_exception(error, file=self._stderr)
         self._show_error("X-01", f"unexpected {type(error).__name__}: {first_line}", hint)
         return 1
+
+    def interrupted(self) -> int:
+        """Says that a person stopped the command; returns 130."""
+        self._show_error("X-02", "interrupted", "run it again: what was sent is in the journal, nothing is sent twice")
+        return INTERRUPTED
 
     def confirm(self, plan: Fields, question: str, *, yes: bool) -> None:
         """Shows what is about to happen and asks. `yes` answers for the person.

@@ -13,8 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from node.cli.invocation import INTERRUPTED
-from node.cli.output import Output
+from node.cli.output import INTERRUPTED, Output
 
 STOP_GRACE_S = 5.0
 """From the first signal until the process leaves, finished or not."""

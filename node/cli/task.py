@@ -127,6 +127,7 @@ def result(
         call.out.emit(document, Fields("the trained model, equal to the chain's state root", rows))
 
 
+@command(app, "ls", needs=_READS, hidden=True)
 @command(app, "list", needs=_READS)
 def list_(
     call: Invocation,

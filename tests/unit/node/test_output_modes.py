@@ -117,6 +117,9 @@ def test_an_interrupt_is_130() -> None:
         raise KeyboardInterrupt
 
     assert run_command(Invocation(output()), interrupted) == 130
+    out = output(json_document=True)
+    assert run_command(Invocation(out), interrupted) == 130
+    assert json.loads(said(out)[0])["error"]["code"] == "X-02"
 
 
 def test_an_error_after_the_result_does_not_spoil_the_document() -> None:
