@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx2
@@ -262,3 +263,37 @@ def test_blob_that_is_not_whole_yet_names_what_is_missing(
 def test_unknown_blob_is_not_found(gateway: RunningGateway, market: Market) -> None:
     with pytest.raises(StateError, match="S-71"):
         gateway.client(market.requester).download_blob(b"\x99" * 32, 100)
+
+
+def test_index_of_another_blob_is_refused_before_a_chunk_is_fetched(gateway: RunningGateway, market: Market) -> None:
+    """A gateway that lies about what it serves: whole, consistent, and not what was asked for."""
+    client = gateway.client(market.requester)
+    blob = client.upload_blob(DATA, market.task)
+    other = client.upload_blob(b"something else", market.task)
+    blobs = gateway.parts.store._blobs
+    blobs[blob] = blobs[other]
+
+    with pytest.raises(BlobError, match="V-10"):
+        client.download_blob(blob, len(DATA))
+    assert gateway.parts.metrics.chunk_bytes.labels("out")._value.get() == 0
+
+
+def test_answer_that_would_not_end_is_cut_off(gateway: RunningGateway, market: Market) -> None:
+    """An index far too long for a blob of the size that we would take is not read to its end."""
+    client = gateway.client(market.requester)
+    blob = client.upload_blob(b"small", market.task)
+    huge = index_of(b"small")
+    object.__setattr__(huge, "leaves", (b"\x01" * 32,) * 2000)
+    blobs = gateway.parts.store._blobs
+    object.__setattr__(blobs[blob], "index", huge)
+
+    with pytest.raises(BlobError, match=r"V-12.*larger than"):
+        client.download_blob(blob, 5)
+
+
+def test_four_uploads_at_once_are_all_whole(gateway: RunningGateway, market: Market) -> None:
+    blobs = [bytes([seed]) * (CHUNK_BYTES + seed) for seed in range(1, 5)]
+    client = gateway.client(market.requester)
+    with ThreadPoolExecutor(4) as pool:
+        ids = list(pool.map(lambda data: client.upload_blob(data, market.task), blobs))
+    assert [client.download_blob(blob, 2 * CHUNK_BYTES) for blob in ids] == blobs
