@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from eth_utils import to_checksum_address
+from eth_utils.address import to_checksum_address
 from hypothesis import strategies as st
 
 from node.compute.view import ComputeView, Policy, Stage, TaskView, WorkKey

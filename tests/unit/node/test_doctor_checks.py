@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -10,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from node import doctor
 from node.config import Role, load_config
 from node.context import NodeContext
 from node.doctor import Finding, Status, examine
@@ -70,9 +70,9 @@ def test_an_open_keystore_fails_with_the_command_that_mends_it(tmp_path: Path) -
 
 
 def test_a_full_disk_and_a_crowded_one_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    usage = doctor.shutil.disk_usage(tmp_path)
+    usage = shutil.disk_usage(tmp_path)
     for free, status in ((2**29, Status.FAILED), (2**31, Status.WARNING), (2**34, Status.OK)):
-        monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _path, free=free: usage._replace(free=free))
+        monkeypatch.setattr(shutil, "disk_usage", lambda _path, free=free: usage._replace(free=free))
         assert findings_of(context_of(tmp_path, "http://127.0.0.1:1"))["disk"].status is status
 
 

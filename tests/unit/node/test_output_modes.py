@@ -25,8 +25,8 @@ def output(*, json_document: bool = False, debug: bool = False, terminal: bool =
 
 
 def said(out: Output) -> tuple[str, str]:
-    streams = out._stdout, out._stderr
-    return tuple(stream.getvalue() for stream in streams)  # type: ignore[attr-defined, return-value]
+    assert isinstance(out._stdout, io.StringIO) and isinstance(out._stderr, io.StringIO)
+    return out._stdout.getvalue(), out._stderr.getvalue()
 
 
 def test_a_person_sees_blocks_and_a_program_the_document() -> None:
