@@ -29,6 +29,7 @@ from protocol.rpc import connect
 from tests.support.anvil import AvenueChain
 from tests.support.flaky_rpc import Fault, FlakyRpc, flaky_rpc
 from tests.support.market import h, post_task, register_node
+from tests.support.waiting import wait_until
 
 
 class Ledger:
@@ -145,31 +146,42 @@ def test_follower_always_ends_with_what_a_newcomer_sees(avenue: AvenueChain, see
 def test_reorganisation_between_any_two_requests_of_a_poll_is_noticed(
     avenue: AvenueChain, narrow: tuple[FlakyRpc, ChainClient]
 ) -> None:
-    """The chain changes under a poll, after its first request, its second, and so on; each time a drip is undone."""
+    """The chain changes under a poll, before its first request, its second, and so on.
+
+    Each time two drips are undone: one that the poll would read, and one that was read before.
+    """
     rpc, client = narrow
     ledger = Ledger(EventFollower(client))
-    ledger.catch_up()
-    asked = len(rpc.asked)
     drip(avenue, 3)
     ledger.catch_up()
+    asked = len(rpc.asked)
+    drip(avenue, 4)
+    ledger.catch_up()
     requests = len(rpc.asked) - asked
-    assert requests >= 5, "a poll reads the head, the cursor's hash, the end's, the logs, and the end's again"
+    assert requests >= 4, "a poll reads the head, a hash or more, and the logs"
 
-    def reorganise() -> None:
-        avenue.anvil.rpc("anvil_reorg", 1, [])
+    def undo_two_blocks() -> None:
+        avenue.anvil.rpc("anvil_reorg", 2, [])
         avenue.anvil.rpc("anvil_dropAllTransactions")
 
-    for position in range(requests):
-        call = transactions.drip(avenue.deployment, to_checksum_address(bytes([position + 1]) * 20))
+    def unlocked_drip(name: int) -> None:
+        call = transactions.drip(avenue.deployment, to_checksum_address(bytes([name]) * 20))
         request = {"from": avenue.accounts[9].address, "to": call.to, "data": "0x" + call.data.hex()}
+        height = avenue.client.latest_block().number
         avenue.anvil.rpc("eth_sendTransaction", {**request, "gas": hex(200_000)})
-        rpc.interrupt(position, reorganise)
+        wait_until(lambda: avenue.client.latest_block().number == height + 1)
+
+    for position in range(requests + 1):
+        unlocked_drip(2 * position + 1)
+        ledger.catch_up()
+        unlocked_drip(2 * position + 2)
+        rpc.interrupt(position, undo_two_blocks)
         ledger.catch_up()
         ledger.catch_up()
         newcomer = Ledger(EventFollower(avenue.client))
         newcomer.catch_up()
-        assert ledger.events == newcomer.events, f"undone after request {position}"
-        assert ledger.names.count("Dripped") == 1
+        assert ledger.events == newcomer.events, f"undone before request {position}"
+        assert ledger.names.count("Dripped") == 2
 
 
 def test_reorganisation_deeper_than_memory_starts_over(avenue: AvenueChain) -> None:
