@@ -288,7 +288,7 @@ class ComputeAgent:
     def _outcome(self, view: ComputeView, key: WorkKey) -> work.Outcome:
         tv = _task(view, key.task)
         unit = tv.units[key.unit]
-        if unit.status is UnitStatus.REVEALED:
+        if unit.status >= UnitStatus.REVEALED:
             return work.revealed_outcome(self._desk, key, unit)
         return work.outcome_of(self._desk, tv.spec, key, view.me, self._loader.needs(tv, key.unit))
 

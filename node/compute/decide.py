@@ -130,7 +130,7 @@ def _late_publications(view: ComputeView) -> Iterator[Publish]:
     for tv in view.tasks:
         for index, unit in tv.units.items():
             key = WorkKey(tv.task, index, unit.attempt)
-            if unit.node == view.me and unit.status is UnitStatus.REVEALED and view.stage(key) is Stage.DONE:
+            if unit.node == view.me and unit.status >= UnitStatus.REVEALED and view.stage(key) is Stage.DONE:
                 yield Publish(key, unit.deadline)
 
 

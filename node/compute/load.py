@@ -41,6 +41,8 @@ class _Followed:
     problem: str | None = None
     open_since: dict[int, int] = field(default_factory=dict)
     owed_since: dict[tuple[BlobId, NodeId], int] = field(default_factory=dict)
+    tidied: tuple[int, frozenset[int]] | None = None
+    """Round and units at the last look for what can be deleted."""
     shared: set[tuple[BlobId, NodeId]] = field(default_factory=set)
     """Grants that this process made."""
 
@@ -114,7 +116,7 @@ class Loader:
 
     def _task_view(self, chain: ChainClient, spec: TaskSpec, state: TaskState, now: int) -> TaskView:
         followed = self._follow(spec)
-        book, before = followed.book, followed.rounds.round
+        book = followed.book
         followed.rounds.read(chain)
         _note_open(followed, now)
         view = TaskView(
@@ -144,8 +146,8 @@ class Loader:
             self._cold.failed(book.task)
             followed.problem = f"its manifest: {error.message}"
             view = replace(view, problem=followed.problem)
-        if view.round > before and self._owns_desk:
-            self._drop_past_inputs(view)
+        if self._owns_desk:
+            self._tidy(followed, view)
         return view
 
     def _poll(self, book: TaskBook) -> None:
@@ -238,11 +240,7 @@ class Loader:
         for tv in tasks:
             for index, unit in tv.units.items():
                 key = WorkKey(tv.task, index, unit.attempt)
-                if unit.node != self._node or key in stages:
-                    continue
-                if unit.status is UnitStatus.REVEALED and not (self._desk.steps_done(key) or self._desk.published(key)):
-                    continue  # revealed by another machine that had this key; nothing to publish from here
-                if unit.status not in (*IN_WORK, UnitStatus.REVEALED):
+                if unit.node != self._node or key in stages or unit.status is UnitStatus.OPEN:
                     continue
                 if work.is_done(self._desk, tv.spec, key):
                     stages[key] = Stage.PUBLISHED if self._desk.published(key) else Stage.DONE
@@ -250,16 +248,21 @@ class Loader:
                     stages[key] = Stage.FAILED
         return stages
 
-    def _drop_past_inputs(self, tv: TaskView) -> None:
-        """States that only past rounds started from."""
-        try:
-            manifest = self.book(tv.task).manifest
-        except AvenueError:
+    def _tidy(self, followed: _Followed, tv: TaskView) -> None:
+        """Deletes states that only past rounds started from, and attempts at units that are final."""
+        now = (tv.round, frozenset(tv.units))
+        if followed.tidied == now or tv.problem is not None or self._training.running or self._fetching.running:
             return
-        keep = {tv.spec.program_root, tv.input_root, *(shard.data_root for shard in manifest.shards)}
+        shards = followed.book.manifest.shards
+        keep = {tv.spec.program_root, tv.input_root, *(shard.data_root for shard in shards)}
         keep |= {unit.final_state_root for unit in tv.units.values()}
-        if not self._training.running and not self._fetching.running:
-            self._desk.drop_inputs(tv.task, keep)
+        self._desk.drop_inputs(tv.task, keep)
+        for key in self._desk.attempts(tv.task):
+            unit = tv.units.get(key.unit)
+            final = unit is None and tv.spec.round_of(key.unit) < tv.round and self._desk.published(key)
+            if final or (unit is not None and unit.attempt > key.attempt):
+                self._desk.drop_attempt(key)
+        followed.tidied = now
 
 
 def _present_states(rounds: RoundReader, tv: TaskView) -> list[tuple[int, Unit]]:

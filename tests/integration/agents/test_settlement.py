@@ -35,6 +35,9 @@ def test_node_works_and_is_paid_without_any_requester_then_drains(market: Market
     assert books.earned == spec.escrow
     assert not any(unit.accepted for unit in books.units)
 
+    desk = Desk(context.data_dir)
+    wait_until(lambda: not list(desk.attempts(task)), "work on final units is deleted")
+
     account.drain(context)
     assert account.status(context).draining
     node.join()
