@@ -49,9 +49,10 @@ test-artefacts: setup-python setup-solidity ## Are protocol/abi/*.json what the 
 test-brownie: setup-brownie ## Brownie's tests, in its own environment
 	$(RUN_BROWNIE) test
 
-# Two workers for two cores; a file's tests stay together because they share an Anvil.
+# Two workers for two cores; a file's tests stay together because they share an Anvil. Files start in their order (e2e
+# first): xdist would otherwise start those with the most tests first, and the longest, a single test, would come last.
 test-python: setup ## pytest; choose with PYTEST_ARGS="tests/unit -k merkle"
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 lint: setup-python setup-solidity ## ruff, mypy --strict, import layers, forge fmt
 	.venv/bin/ruff check .
