@@ -156,16 +156,17 @@ class Indexer:
         return self._follower.start()
 
     def _take(self, batch: Batch) -> None:
+        rollbacks = [item for item in batch.items if isinstance(item, Rollback)]
         with Session(self._engine) as session:
-            for item in batch.items:
-                if isinstance(item, Rollback):
-                    _roll_back(session, item.to_block)
-                    self._metrics.reorgs.inc()
-                    _log.warning("the chain was reorganised", to_block=item.to_block)
-                else:
-                    _apply(session, item)
+            for rollback in rollbacks:  # a batch begins with them
+                _roll_back(session, rollback.to_block)
+            for event in batch.events:
+                _apply(session, event)
             session.merge(CursorRow(id=1, chain_key=self._chain_key(), cursor=batch.cursor.to_json()))
             session.commit()
+        for rollback in rollbacks:
+            self._metrics.reorgs.inc()
+            _log.warning("the chain was reorganised", to_block=rollback.to_block)
         self._progress = Progress(head_block=batch.head + self._confirmations, indexed_block=batch.cursor.block_number)
 
 
