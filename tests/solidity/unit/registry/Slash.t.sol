@@ -72,7 +72,8 @@ contract SlashTest is World {
         _lock(lockedHere + lockedByOthers);
         // Matured or not makes no difference.
         vm.warp(start + bound(wait, 3, 2 * UNBONDING_S));
-        amount = uint96(bound(amount, 1, STAKE - lockedByOthers));
+        // Half of the time past the free stake, or the tranches would hardly ever be reached.
+        amount = uint96(bound(amount, wait % 2 == 0 ? 1 : stake - lockedByOthers + 1, STAKE - lockedByOthers));
         toHarmed = uint96(bound(toHarmed, 0, uint256(amount) * 50 / 100));
         toReporter = uint96(bound(toReporter, 0, uint256(amount) * 15 / 100));
         uint256 supply = token.totalSupply();
@@ -86,6 +87,22 @@ contract SlashTest is World {
         assertEq(registry.getNode(alice.id).stake, stake - fromStake, "stake first");
         assertEq(registry.getNode(alice.id).locked, lockedByOthers, "other units' locks stay");
         _newestFirst(unbonding, amount - fromStake);
+    }
+
+    function test_takes_the_newest_tranche_before_the_oldest() external {
+        uint256 start = block.timestamp;
+        _unbond(1_000e18);
+        vm.warp(start + 1);
+        _unbond(2_000e18);
+        vm.warp(start + 2);
+        _unbond(3_000e18);
+        _slash(0, 4_000e18 + 3_500e18, 0, 0);
+        INodeRegistry.Tranche[] memory queue = registry.tranches(alice.id);
+        assertEq(queue.length, 2, "the newest is gone");
+        assertEq(queue[0].amount, 1_000e18, "the oldest is whole");
+        assertEq(queue[1].amount, 1_500e18, "the one between is cut");
+        assertEq(queue[1].maturesAt, start + 1 + UNBONDING_S, "in its own time");
+        assertEq(registry.getNode(alice.id).stake, 0, "free stake went first");
     }
 
     function test_emits_where_everything_went() external {
