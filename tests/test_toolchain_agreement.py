@@ -63,15 +63,6 @@ def test_brownie_has_no_default_network_key() -> None:
     assert "networks:" not in re.sub(r"#.*", "", read("brownie-config.yaml"))
 
 
-def test_every_make_target_that_the_docs_name_exists() -> None:
-    targets = set(re.findall(r"^([a-z-]+):.*## ", read("Makefile"), re.MULTILINE))
-    assert {"help", "setup", "build", "test", "lint", "demo", "bench", "brownie", "clean"} <= targets
-    for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md")):
-        code = "\n".join(re.findall(r"```.*?```|`[^`]*`", path.read_text("utf-8"), re.DOTALL))
-        unknown = set(re.findall(r"\bmake ([a-z-]+)", code)) - targets
-        assert not unknown, f"{path.name} names make targets that do not exist: {unknown}"
-
-
 def test_ci_runs_the_commands_that_people_run() -> None:
     stages = re.findall(r"^stage (.*)$", read(".ci/run"), re.MULTILINE)
     assert stages == ["setup", "lint", "test"]

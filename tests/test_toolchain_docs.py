@@ -55,6 +55,14 @@ def test_every_avenue_command_in_the_document_exists(path: Path) -> None:
     assert list(filter(None, map(problem, avenue_commands(path)))) == []
 
 
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_every_make_target_in_the_document_exists(path: Path) -> None:
+    targets = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+    assert {"help", "setup", "build", "test", "lint", "demo", "bench", "brownie", "clean"} <= targets
+    lines = code_lines(path.read_text("utf-8"))
+    assert {target for line in lines for target in re.findall(r"^\s*make ([a-z-]+)", line)} <= targets
+
+
 def test_a_command_that_does_not_exist_is_noticed() -> None:
     assert problem("avenue tsak list") is not None
     assert problem("avenue deploy --no-such-flag") is not None
