@@ -208,7 +208,9 @@ def test_no_command_prints_a_secret(cli: Cli, tmp_path: Path) -> None:
     said.append(cli.run("keys", "import", "requester", "-", "--debug", stdin=PRIVATE_KEY + "00"))
     said.append(cli.run("config", "show", "--origin", "--json"))
     cli.environ["AVENUE_RPC_URLS"] = "http://user:pass@127.0.0.1:1/APIKEY"
-    said += [cli.run(*rest, "--debug") for rest in (["chain", "info"], ["doctor"], ["config", "show"])]
+    said += [
+        cli.run(*rest, "--debug") for rest in (["chain", "info"], ["doctor", "--role", "deployer"], ["config", "show"])
+    ]
     for name in ("operator", "encryption"):
         document = json.loads((cli.home / "keystore" / f"{name}.json").read_text())
         from eth_keyfile.keyfile import decode_keyfile_json
