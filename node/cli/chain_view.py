@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,7 @@ from protocol.errors import UsageError
 
 if TYPE_CHECKING:
     from node.context import NodeContext
-    from protocol.types import TaskId, TaskSpec, TaskState, Unit
+    from protocol.types import TaskId, TaskSpec, TaskState
 
 _LEAST_PREFIX = 6  # hex digits
 
@@ -117,7 +116,7 @@ def list_tasks(context: NodeContext, requester: str | None) -> list[ShownTask]:
 
 
 def unit_rows(context: NodeContext, spec: TaskSpec) -> list[dict[str, Any]]:
-    """Each unit of the plan that was ever claimed, as the chain has it."""
+    """Each unit of the plan, in order, as the chain has it."""
     rows: list[dict[str, Any]] = []
     for units in context.client.rounds(spec, range(spec.rounds)):
         rows += [
@@ -129,9 +128,3 @@ def unit_rows(context: NodeContext, spec: TaskSpec) -> list[dict[str, Any]]:
         row["round"] = spec.round_of(row["unit"])
         row["shard"] = "aggregation" if spec.is_aggregation(row["unit"]) else spec.shard_of(row["unit"])
     return rows
-
-
-def count_by_status(units: list[Unit]) -> str:
-    """Such as `2 revealed, 1 open`."""
-    counts = Counter(unit.status.name.lower() for unit in units)
-    return ", ".join(f"{number} {name}" for name, number in counts.most_common())
