@@ -14,8 +14,12 @@ from functools import cache, cached_property
 from importlib import resources
 from typing import Any
 
-from eth_abi.abi import decode, encode
+from eth_abi.abi import encode
+from eth_abi.codec import ABIDecoder
+from eth_abi.decoding import StringDecoder
 from eth_abi.grammar import TupleType, parse
+from eth_abi.registry import BaseEquals
+from eth_abi.registry import registry as default_registry
 from eth_utils.abi import collapse_if_tuple
 from eth_utils.address import to_checksum_address
 from eth_utils.crypto import keccak
@@ -23,6 +27,22 @@ from eth_utils.crypto import keccak
 from protocol.errors import ConfigError
 
 _FOLDER = resources.files("protocol") / "abi"
+
+
+def _tolerant_decoder() -> ABIDecoder:
+    """As eth-abi's, but a `string` that is not UTF-8 gets U+FFFD for its bad bytes.
+
+    The EVM does not check strings. Were bad ones refused here, anybody could stop every reader of the registry's
+    events by registering a node with an endpoint of random bytes.
+    """
+    registry = default_registry.copy()  # type: ignore[no-untyped-call]
+    registry.unregister_decoder("string")
+    is_string = BaseEquals("string", with_sub=False)  # type: ignore[no-untyped-call]
+    registry.register_decoder(is_string, StringDecoder(handle_string_errors="replace"), label="string")  # type: ignore[no-untyped-call]
+    return ABIDecoder(registry)
+
+
+decode = _tolerant_decoder().decode
 
 
 def _normalise(abi_type: str, value: Any) -> Any:

@@ -12,12 +12,11 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from eth_abi.abi import decode
 from eth_abi.exceptions import DecodingError
 from eth_utils.crypto import keccak
 from web3.exceptions import ContractLogicError, Web3Exception
 
-from protocol.abi import CustomError, all_abis
+from protocol.abi import CustomError, all_abis, decode
 from protocol.errors import AvenueError, FundsError, TransactionError, UnreachableError
 
 _ERROR_STRING = keccak(text="Error(string)")[:4]

@@ -94,3 +94,13 @@ def test_every_event_has_a_dataclass_with_the_same_fields_in_the_same_order() ->
             names = [snake(field.name) for field in artifact(contract).events[kind.__name__].inputs]
             ours = [name.rstrip("_") for name in kind.__dataclass_fields__ if name != "at"]
             assert ours == names, kind.__name__
+
+
+def test_string_that_is_not_utf8_does_not_stop_a_reader_of_events() -> None:
+    registered = artifact("NodeRegistry").events["NodeUpdated"]
+    key, hash_, endpoint = b"\1" * 32, b"\2" * 32, b"\xff\xfe ok"
+    tail = (96).to_bytes(32, "big"), len(endpoint).to_bytes(32, "big"), endpoint.ljust(32, b"\0")
+    data = key + tail[0] + hash_ + tail[1] + tail[2]
+    node = (7).to_bytes(32, "big")
+    values = registered.decode([registered.topic, node], data)
+    assert values == (7, key, "\ufffd\ufffd ok", hash_)
