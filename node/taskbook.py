@@ -7,7 +7,7 @@ carries a signature that the contract will check again.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -91,11 +91,27 @@ class TaskBook:
         self._domain = domain
         self._mailbox = Mailbox(gateway, domain, spec, operator_of, kinds)
         self._said = _Said()
+        self._unread: deque[Letter] = deque()
 
     def poll(self) -> None:
         """Reads what is new. Raises UnreachableError."""
+        self.fetch()
+        self.fold()
+
+    def fetch(self) -> None:
+        """The half that waits for the gateway; may run in a thread of its own. Raises UnreachableError."""
         for letter in self._mailbox.poll():
-            self._fold(letter)
+            self._unread.append(letter)
+
+    def fold(self) -> None:
+        """The half that changes what the book says: by the thread that reads it."""
+        while self._unread:
+            self._fold(self._unread.popleft())
+
+    @property
+    def has_manifest(self) -> bool:
+        """Whether `manifest` answers without the gateway."""
+        return "manifest" in self.__dict__
 
     def say(self, payload: Payload) -> None:
         """Posts a message about this task. Raises UnreachableError, VerificationError."""

@@ -89,6 +89,7 @@ class ComputeAgent:
         self._desk = Desk(context.data_dir)
         self._training: Workshop[WorkKey] = Workshop("training")
         self._fetching: Workshop[UnitKey] = Workshop("fetching")
+        self._talking: Workshop[Action] = Workshop("talking to the gateway")
         self._cooling: Cooldown[UnitKey] = Cooldown()
         self._held: Cooldown[Action] = Cooldown()
         self._skips: dict[tuple[TaskId, int | None, str], Skip] = {}
@@ -129,6 +130,7 @@ class ComputeAgent:
             finally:
                 saved = self._training.stop_all(STOP_WITHIN_S)
                 self._fetching.stop_all(0)
+                self._talking.stop_all(0)
                 log.info("compute node stops", node=node, saved=saved)
                 self._gateway.close()
 
@@ -138,6 +140,7 @@ class ComputeAgent:
         while not stop.is_set():
             started = time.monotonic()
             self._training.done.clear()
+            self._talking.done.clear()
             try:
                 if self.tick(stop):
                     return
@@ -146,7 +149,7 @@ class ComputeAgent:
                 log.warning("chain cannot be read", why=str(error))
             # A job that ends wakes the agent; otherwise the chain is looked at every poll interval.
             while not stop.is_set() and time.monotonic() < started + self._poll_s:
-                if self._training.done.wait(min(0.1, self._poll_s)):
+                if self._training.done.wait(min(0.1, self._poll_s)) or self._talking.done.is_set():
                     break
 
     def tick(self, stop: threading.Event) -> bool:
@@ -210,17 +213,14 @@ class ComputeAgent:
                 needs = self._loader.needs(tv, unit)
                 self._fetching.start((task, unit), lambda _stop: inputs.prepare(book, self._desk, unit, needs))
             case AskAdmission(task):
-                self._loader.book(task).say(AdmissionRequest(node=view.me))
+                book = self._loader.book(task)
+                self._talking.start(action, lambda _stop: book.say(AdmissionRequest(node=view.me)))
                 self._loader.note_asked(task, view.block.timestamp)
                 log.info("asked for admission", task=task.hex()[:8], node=view.me)
             case ShareKeys(task, grants):
-                self._share(task, grants)
+                self._share(action, task, grants)
             case Publish(key):
-                tv = _task(view, key.task)
-                outcome = self._outcome(view, key)
-                book = self._loader.book(key.task)
-                blob = work.publish(book, self._desk, key, view.me, outcome, self._readers(tv, book, view.me))
-                log.info("result published", task=key.task.hex()[:8], unit=key.unit, blob=blob.hex()[:8])
+                self._publish(view, action, key)
             case _:
                 return self._submit(view, action)
         return None
@@ -317,15 +317,29 @@ class ComputeAgent:
         records = self._context.client.nodes(sorted(node for node in nodes if 1 <= node <= count))
         return {record.node: record.encryption_key for record in records}
 
-    def _share(self, task: TaskId, pairs: frozenset[tuple[BlobId, NodeId]]) -> None:
+    def _publish(self, view: ComputeView, action: Action, key: WorkKey) -> None:
+        tv, outcome, book = _task(view, key.task), self._outcome(view, key), self._loader.book(key.task)
+        readers = self._readers(tv, book, view.me)
+
+        def job(_stop: Stop) -> None:
+            blob = work.publish(book, self._desk, key, view.me, outcome, readers)
+            log.info("result published", task=key.task.hex()[:8], unit=key.unit, blob=blob.hex()[:8])
+
+        self._talking.start(replace(action, deadline=0) if isinstance(action, Publish) else action, job)
+
+    def _share(self, action: Action, task: TaskId, pairs: frozenset[tuple[BlobId, NodeId]]) -> None:
         book = self._loader.book(task)
         publics = self._encryption_keys({reader for _, reader in pairs})
         publics[NodeId(0)] = bytes(book.manifest.requester_encryption_key)
         grants = [grant for blob, reader in sorted(pairs) if (grant := book.rewrap(blob, reader, publics.get(reader)))]
-        if grants:
-            book.say(KeyGrant(grants=tuple(grants)))
-        self._loader.note_shared(task, pairs)
-        log.info("keys handed on", task=task.hex()[:8], grants=len(grants))
+
+        def job(_stop: Stop) -> None:
+            if grants:
+                book.say(KeyGrant(grants=tuple(grants)))
+            self._loader.note_shared(task, pairs)
+            log.info("keys handed on", task=task.hex()[:8], grants=len(grants))
+
+        self._talking.start(action, job)
 
     # --- talk ---
 

@@ -20,7 +20,7 @@ from node.rounds import RoundReader
 from node.taskbook import TaskBook
 from node.taskfeed import TaskFeed
 from protocol.chain import ChainClient
-from protocol.errors import AvenueError, UnreachableError
+from protocol.errors import StateError, VerificationError
 from protocol.types import BlobId, NodeId, TaskId, TaskSpec, TaskState, TaskStatus, Unit, UnitStatus
 
 UnitKey = tuple[TaskId, int]
@@ -38,7 +38,7 @@ class _Followed:
     book: TaskBook
     rounds: RoundReader
     asked_at: int | None = None
-    problem: str | None = None
+    problem: str = "its manifest is not here yet"
     open_since: dict[int, int] = field(default_factory=dict)
     owed_since: dict[tuple[BlobId, NodeId], int] = field(default_factory=dict)
     tidied: tuple[int, frozenset[int]] | None = None
@@ -70,7 +70,7 @@ class Loader:
         self._desk = desk
         self._training, self._fetching, self._cooling = training, fetching, cooling
         self._owns_desk = owns_desk
-        self._mail: Cooldown[str] = Cooldown()
+        self._mail: Workshop[str] = Workshop("reading mail")
         self._cold: Cooldown[TaskId] = Cooldown()
         self._feed = TaskFeed(context)
         self._followed: dict[TaskId, _Followed] = {}
@@ -82,12 +82,14 @@ class Loader:
         chain = self._client.at(head.number)
         constants = self._client.constants
         specs = [spec for spec in self._feed.poll() if TaskId(spec.task_id) not in self._over]
-        tasks: list[TaskView] = []
+        open_: list[tuple[TaskSpec, TaskState]] = []
         for spec, state in zip(specs, chain.tasks([TaskId(spec.task_id) for spec in specs]), strict=True):
             if state.status is TaskStatus.CLOSED:
                 self._forget(TaskId(spec.task_id))
             elif state.status is not TaskStatus.NONE:
-                tasks.append(self._task_view(chain, spec, state, head.timestamp))
+                open_.append((spec, state))
+        self._read_mail([self._follow(spec) for spec, _ in open_])
+        tasks = [self._task_view(chain, spec, state, head.timestamp) for spec, state in open_]
         return ComputeView(
             block=head,
             node=chain.node(self._node),
@@ -130,36 +132,40 @@ class Loader:
             preparing=frozenset(unit for task, unit in self._fetching.running if task == book.task),
             seconds_per_step=self._desk.speed(spec.program_root),
         )
-        self._poll(book)
-        if self._cold.holds(book.task):
+        if not book.has_manifest:
             return replace(view, problem=followed.problem)
-        try:
-            view = replace(
+        view = self._with_inputs(
+            replace(
                 view,
                 admission=admitted.admission if (admitted := book.admitted.get(self._node)) else None,
                 acceptances=self._acceptances(book, view),
                 owed=self._owed(followed, view, now),
             )
-            view = self._with_inputs(view)
-        except AvenueError as error:
-            # Not there yet, or not what the chain says: asked for again after a while, not at every tick.
-            self._cold.failed(book.task)
-            followed.problem = f"its manifest: {error.message}"
-            view = replace(view, problem=followed.problem)
+        )
         if self._owns_desk:
             self._tidy(followed, view)
         return view
 
-    def _poll(self, book: TaskBook) -> None:
-        """New mail. A gateway that is away is left alone for a while: deadlines on chain must not wait for it."""
-        if self._mail.holds("gateway"):
-            return
-        try:
-            book.poll()
-            self._mail.succeeded("gateway")
-        except UnreachableError as error:
-            pause_s = self._mail.failed("gateway")
-            log.warning("gateway away", why=error.message, code=error.code, again_in_s=pause_s)
+    def _read_mail(self, followed: list[_Followed]) -> None:
+        """What came since the last look. An agent fetches in a thread: a gateway that is away costs it no deadline."""
+        if self._owns_desk:
+            self._mail.start("mail", lambda _stop: self._fetch_mail(followed))
+        else:
+            self._fetch_mail(followed)
+        for one in followed:
+            one.book.fold()
+
+    def _fetch_mail(self, followed: list[_Followed]) -> None:
+        """Raises UnreachableError; the workshop then leaves the gateway alone for a while."""
+        for one in followed:
+            one.book.fetch()
+            if not one.book.has_manifest and not self._cold.holds(one.book.task):
+                try:
+                    _ = one.book.manifest
+                except (VerificationError, StateError) as error:
+                    # Not what the chain says, or not there yet: asked for again after a while, not at every tick.
+                    one.problem = f"its manifest: {error.message}"
+                    self._cold.failed(one.book.task)
 
     def _follow(self, spec: TaskSpec) -> _Followed:
         task = TaskId(spec.task_id)

@@ -64,14 +64,42 @@ class Running:
             raise self.failures[0]
 
 
+class Gateway:
+    """A gateway in a thread, on a port that it keeps when it is stopped and started again."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.port = 0
+
+    def start(self) -> None:
+        listener = socket.create_server(("127.0.0.1", self.port))
+        self.port = listener.getsockname()[1]
+        self._server = uvicorn.Server(
+            uvicorn.Config(create_app(self._settings), log_level="warning", timeout_graceful_shutdown=2)
+        )
+        arguments = {"sockets": [listener]}
+        self._thread = threading.Thread(target=self._server.run, kwargs=arguments, name="gateway", daemon=True)
+        self._thread.start()
+        wait_until(lambda: self._server.started, "the gateway starts")
+
+    def stop(self) -> None:
+        self._server.should_exit = True
+        self._thread.join(10)
+        assert not self._thread.is_alive(), "the gateway does not stop"
+
+
 @dataclass
 class Market:
     """Chain, gateway and homes. Dev account 0 deployed, 1 requests, 2.. are nodes."""
 
     avenue: AvenueChain
-    gateway_url: str
+    gateway: Gateway
     folder: Path
     stack: ExitStack
+
+    @property
+    def gateway_url(self) -> str:
+        return f"http://127.0.0.1:{self.gateway.port}"
 
     def context(self, account: int, role: Role, **flags: Any) -> NodeContext:
         """The home of one dev account."""
@@ -166,13 +194,9 @@ def market(tmp_path: Path) -> Iterator[Market]:
             deployment_dir=avenue.home,
             poll_interval_s=0.2,
         )
-        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-        server = uvicorn.Server(uvicorn.Config(create_app(settings), log_level="warning"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="gateway", daemon=True)
-        thread.start()
-        wait_until(lambda: server.started, "the gateway starts")
+        gateway = Gateway(settings)
+        gateway.start()
+        stack.callback(gateway.stop)
         market_stack = ExitStack()
-        yield Market(avenue, f"http://127.0.0.1:{listener.getsockname()[1]}", tmp_path, market_stack)
+        yield Market(avenue, gateway, tmp_path, market_stack)
         market_stack.close()
-        server.should_exit = True
-        thread.join(10)

@@ -10,7 +10,7 @@ rounds = {rounds}
 shards = 2
 deadline = "1h"
 compute_window = {window}
-reveal_window = 60
+reveal_window = {reveal}
 challenge_window = {challenge}
 [pay]
 unit_price = "10"
@@ -40,10 +40,17 @@ def task_text(
     rounds: int = 2,
     window: int = 120,
     challenge: int = 60,
+    reveal: int = 60,
     steps: int = 40,
     interval: int = 10,
 ) -> str:
     """A task file. Windows in seconds."""
     return TEMPLATE.format(
-        private=str(private).lower(), rounds=rounds, window=window, challenge=challenge, steps=steps, interval=interval
+        private=str(private).lower(),
+        rounds=rounds,
+        window=window,
+        challenge=challenge,
+        reveal=reveal,
+        steps=steps,
+        interval=interval,
     )
