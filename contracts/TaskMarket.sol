@@ -204,10 +204,10 @@ contract TaskMarket is ITaskMarket, EIP712 {
         // Check: the requester's word on this very result.
         TaskId task = spec.taskId();
         Unit storage u = _inStatus(task, unit, UnitStatus.Revealed);
-        if (msg.sender != spec.requester) {
-            address signer = _signer(keccak256(abi.encode(ACCEPTANCE_TYPEHASH, task, unit, u.result)), signature);
-            require(signer == spec.requester, WrongAcceptance(signer, spec.requester));
-        }
+        address signer = signature.length == 0
+            ? msg.sender
+            : _signer(keccak256(abi.encode(ACCEPTANCE_TYPEHASH, task, unit, u.result)), signature);
+        require(signer == spec.requester, WrongAcceptance(signer, spec.requester));
 
         _pay(spec, task, unit, u, true);
     }

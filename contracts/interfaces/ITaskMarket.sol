@@ -128,8 +128,8 @@ interface ITaskMarket {
 
     /// @notice Finalises at once. EIP-712 `Acceptance(bytes32 task,uint32 unit,bytes32 resultRoot)` by the requester;
     /// the signature may be empty if the requester is the caller.
-    /// @dev Warning: the requester's own call names no result: it accepts what is revealed when it lands. On a chain that
-    /// may reorganise, sign instead.
+    /// @dev Warning: a call without a signature names no result: it accepts what is revealed when it lands. On a chain that
+    /// may reorganise, sign; a signature that is given is checked whoever the caller is.
     function accept(TaskSpec calldata spec, uint32 unit, bytes calldata signature) external;
 
     /// @notice Finalises after the challenge window.

@@ -31,8 +31,24 @@ contract SettleTest is World {
         bytes memory forged = acceptanceOf(spec, 0, alice.operatorKey);
         vm.expectRevert(abi.encodeWithSelector(ITaskMarket.WrongAcceptance.selector, alice.operator, requester));
         market.accept(spec, 0, forged);
-        _malformed("");
         _malformed(hex"1234");
+    }
+
+    function testFuzz_accept_without_a_signature_is_the_requesters_alone(address caller) external {
+        vm.assume(caller != requester);
+        bringTo(spec, 0, alice, UnitStatus.Revealed);
+        vm.expectRevert(abi.encodeWithSelector(ITaskMarket.WrongAcceptance.selector, caller, requester));
+        vm.prank(caller);
+        market.accept(spec, 0, "");
+    }
+
+    function test_accept_holds_the_requester_to_the_result_it_signed_for() external {
+        bringTo(spec, 0, alice, UnitStatus.Revealed);
+        bringTo(spec, 1, alice, UnitStatus.Revealed);
+        bytes memory forOther = acceptanceOf(spec, 1, requesterKey);
+        vm.expectRevert();
+        vm.prank(requester);
+        market.accept(spec, 0, forOther);
     }
 
     function test_accept_reverts_when_the_signature_has_a_high_s() external {
