@@ -215,7 +215,7 @@ class ComputeAgent:
             case AskAdmission(task):
                 book = self._loader.book(task)
                 self._talking.start(action, lambda _stop: book.say(AdmissionRequest(node=view.me)))
-                self._loader.note_asked(task, view.block.timestamp)
+                self._loader.note_asked(_task(view, task), view.block.timestamp)
                 log.info("asked for admission", task=task.hex()[:8], node=view.me)
             case ShareKeys(task, grants):
                 self._share(action, task, grants)

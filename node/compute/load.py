@@ -21,7 +21,7 @@ from node.taskbook import TaskBook
 from node.taskfeed import TaskFeed
 from protocol.chain import ChainClient
 from protocol.errors import StateError, VerificationError
-from protocol.types import BlobId, NodeId, TaskId, TaskSpec, TaskState, TaskStatus, Unit, UnitStatus
+from protocol.types import Admission, BlobId, NodeId, TaskId, TaskSpec, TaskState, TaskStatus, Unit, UnitStatus
 
 UnitKey = tuple[TaskId, int]
 
@@ -38,6 +38,9 @@ class _Followed:
     book: TaskBook
     rounds: RoundReader
     asked_at: int | None = None
+    """When an admission was asked for that has not come yet."""
+    asked_with: Admission | None = None
+    """The admission that this node had when it asked."""
     problem: str = "its manifest is not here yet"
     open_since: dict[int, int] = field(default_factory=dict)
     owed_since: dict[tuple[BlobId, NodeId], int] = field(default_factory=dict)
@@ -108,8 +111,9 @@ class Loader:
         followed = self._followed[tv.task]
         return inputs.needs_of(followed.book, unit, tv.input_root, tv.units, followed.rounds.producer)
 
-    def note_asked(self, task: TaskId, now: int) -> None:
-        self._followed[task].asked_at = now
+    def note_asked(self, tv: TaskView, now: int) -> None:
+        followed = self._followed[tv.task]
+        followed.asked_at, followed.asked_with = now, tv.admission
 
     def note_shared(self, task: TaskId, grants: frozenset[tuple[BlobId, NodeId]]) -> None:
         self._followed[task].shared |= grants
@@ -121,6 +125,10 @@ class Loader:
         book = followed.book
         followed.rounds.read(chain)
         _note_open(followed, now)
+        admitted = book.admitted.get(self._node)
+        admission = None if admitted is None else admitted.admission
+        if admission != followed.asked_with:
+            followed.asked_at = None  # answered
         view = TaskView(
             spec=spec,
             state=state,
@@ -137,7 +145,7 @@ class Loader:
         view = self._with_inputs(
             replace(
                 view,
-                admission=admitted.admission if (admitted := book.admitted.get(self._node)) else None,
+                admission=admission,
                 acceptances=self._acceptances(book, view),
                 owed=self._owed(followed, view, now),
             )

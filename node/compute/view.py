@@ -93,7 +93,7 @@ class TaskView:
     admission: Admission | None = None
     """The widest that the requester signed for this node, signature already verified. None: not admitted."""
     asked_at: int | None = None
-    """When this node last asked for admission."""
+    """When this node last asked for an admission that has not come yet."""
     open_since: Mapping[int, int] = field(default_factory=dict)
     """When an open unit was first seen open."""
     ready: frozenset[int] = frozenset()

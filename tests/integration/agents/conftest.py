@@ -33,7 +33,7 @@ from tests.support.market import AVN, give_tokens
 WAIT_S = 60.0
 REQUESTER = 1
 FIRST_NODE = 2
-POLL_S = 0.2
+POLL_S = 0.1
 
 
 def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = WAIT_S) -> None:
@@ -183,9 +183,9 @@ class Market:
 
 @pytest.fixture
 def market(tmp_path: Path) -> Iterator[Market]:
-    """Transactions are mined at once, and a block comes every second besides, so that time passes."""
+    """Transactions are mined at once, and a block comes four times a second besides, so that time passes."""
     with ExitStack() as stack:
-        arguments = ("--block-time", "1", "--mixed-mining")
+        arguments = ("--block-time", "0.25", "--mixed-mining")
         avenue = stack.enter_context(avenue_chain(tmp_path / "deployer", arguments=arguments))
         settings = Settings(
             port=0,
