@@ -31,6 +31,7 @@ from node.request.decide import (
     Finalise,
     Finished,
     GrantKeys,
+    HandIn,
     SignAcceptance,
     Withdraw,
     decide,
@@ -147,6 +148,10 @@ class RequestAgent:
                 self._admit(view, node, shards, blobs)
             case SignAcceptance(unit, recompute=again):
                 self._check(view, unit, again)
+            case HandIn(unit):
+                signature = self._loader.book.acceptance(unit, view.units[unit].result)
+                if signature is not None:
+                    self._send(transactions.accept(deployment, spec, unit, signature))
             case Expire(unit):
                 self._send(transactions.expire(deployment, spec, unit))
             case Finalise(unit):

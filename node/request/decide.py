@@ -42,6 +42,13 @@ class SignAcceptance:
 
 
 @dataclass(frozen=True, slots=True)
+class HandIn:
+    """Bring the acceptance of a unit on chain, because its worker did not."""
+
+    unit: int
+
+
+@dataclass(frozen=True, slots=True)
 class Expire:
     """Re-open a unit that the nodes left lying."""
 
@@ -75,7 +82,7 @@ class Finished:
     """Nothing is left to do."""
 
 
-Action = GrantKeys | Admit | SignAcceptance | Expire | Finalise | Close | Withdraw | Collect | Finished
+Action = GrantKeys | Admit | SignAcceptance | HandIn | Expire | Finalise | Close | Withdraw | Collect | Finished
 
 
 def decide(view: RequestView, policy: Policy) -> tuple[Action, ...]:
@@ -197,11 +204,15 @@ def _acceptances(view: RequestView, policy: Policy) -> Iterator[SignAcceptance]:
             yield SignAcceptance(index, recompute=policy.accept is AcceptPolicy.RECOMPUTE)
 
 
-def _settlements(view: RequestView, policy: Policy) -> Iterator[Expire | Finalise]:
+def _settlements(view: RequestView, policy: Policy) -> Iterator[HandIn | Expire | Finalise]:
+    """What the nodes left lying. A worker that died after its reveal must not hold up the end of the task."""
     for index, unit in sorted(view.units.items()):
-        if view.timestamp <= unit.deadline + policy.grace_s:
-            continue
-        if unit.status in IN_WORK:
-            yield Expire(index)
-        elif unit.status is UnitStatus.REVEALED:
-            yield Finalise(index)
+        revealed_at = unit.deadline - view.spec.challenge_window_s
+        if unit.status is UnitStatus.REVEALED and index in view.accepted:
+            if view.timestamp > revealed_at + policy.hand_in_after_s:
+                yield HandIn(index)
+        elif view.timestamp > unit.deadline + policy.grace_s:
+            if unit.status in IN_WORK:
+                yield Expire(index)
+            elif unit.status is UnitStatus.REVEALED:
+                yield Finalise(index)

@@ -38,6 +38,8 @@ class Policy:
     node admitted to a shard can read it."""
     live_s: int = 60
     """A node that was not heard of for this long, and holds no unit, does not count as there."""
+    hand_in_after_s: int = 15
+    """How long after its reveal an accepted unit is left to its worker before the requester hands the acceptance in."""
     grace_s: int = 30
     """How long after its window a unit is left to the nodes before the requester settles it."""
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -57,6 +58,8 @@ class Play:
 
 def main() -> int:
     arguments = _arguments()
+    # An orderly exit on SIGTERM too: the `with` below stops every process that was started.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     play = Play(arguments.task.resolve())
     root = arguments.output.resolve().parent / "demo"
     shutil.rmtree(root, ignore_errors=True)

@@ -22,6 +22,8 @@ from protocol.deployments import Deployment
 from protocol.types import TaskId
 
 CREATE2_PROXY = Web3.to_checksum_address("0x4e59b44847b379578588920cA78FbF26c0B4956C")
+SHORT_NAMES = {"postWithPermit": "post", "stakeWithPermit": "stake", "bindMarket": "deploy: bind market"}
+"""The agents use the variants with a permit, which save a transaction for the allowance."""
 
 
 @dataclass(frozen=True)
@@ -150,8 +152,8 @@ def _gas(w3: Web3, deployment: Deployment) -> tuple[dict[str, int], dict[str, in
         if address is None:
             continue
         for function in filter_abi_by_type("function", cast(Any, artifact(name).abi)):
-            prefix = "" if name in ("TaskMarket", "Faucet") else name + "."
-            names[(address.lower(), function_abi_to_4byte_selector(function))] = prefix + function["name"]
+            key = (address.lower(), function_abi_to_4byte_selector(function))
+            names[key] = SHORT_NAMES.get(function["name"], function["name"])
     used: dict[str, list[int]] = defaultdict(list)
     for number in range(deployment.block, w3.eth.block_number + 1):
         for tx in cast(list[TxData], w3.eth.get_block(number, full_transactions=True)["transactions"]):

@@ -16,6 +16,7 @@ from node.request.decide import (
     Finalise,
     Finished,
     GrantKeys,
+    HandIn,
     SignAcceptance,
     Withdraw,
     decide,
@@ -150,8 +151,20 @@ def test_acceptance_follows_the_policy() -> None:
 
 def test_nothing_is_accepted_without_its_data_or_twice() -> None:
     assert chosen(make_view(REVEALED)) == ()
-    assert chosen(make_view(REVEALED, announced=RESULT, accepted=frozenset({0}))) == ()
+    twice = make_view(REVEALED, announced=RESULT, accepted=frozenset({0}))
+    assert SignAcceptance(0, recompute=False) not in chosen(twice)
     assert chosen(make_view(REVEALED, announced=RESULT, unacceptable=frozenset({0}))) == ()
+
+
+def test_requester_hands_in_the_acceptance_of_a_worker_that_is_gone() -> None:
+    window = make_view({}).spec.challenge_window_s
+    revealed = {0: make_unit(UnitStatus.REVEALED, A, NOW + window)}
+    view = make_view(revealed, announced=RESULT, accepted=frozenset({0}))
+    patience = Policy().hand_in_after_s
+    assert chosen(replace(view, timestamp=NOW + patience)) == ()
+    assert chosen(replace(view, timestamp=NOW + patience + 1)) == (HandIn(0),)
+    # Past the window too: the signature pays at once, whatever the clock says.
+    assert chosen(replace(view, timestamp=NOW + window + 3600)) == (HandIn(0),)
 
 
 def test_requester_settles_what_the_nodes_left_lying() -> None:
