@@ -51,6 +51,7 @@ class Play:
     started: float = field(default_factory=time.monotonic)
     killed: str | None = None
     joined: str | None = None
+    references: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def say(self, text: str) -> None:
         console.print(f"[dim]{time.monotonic() - self.started:6.1f} s[/]  {text}")
@@ -94,7 +95,7 @@ def _play(play: Play, stage: Stage) -> dict[str, Any]:
     stage.start_chain(block_time_s=BLOCK_TIME_S)
     play.say(f"chain 31337 at {stage.chain_url}, a block every {BLOCK_TIME_S} s")
 
-    names = [f"node-{number}" for number in range(1, NODES + 2)]
+    names = [f"machine-{number}" for number in range(1, NODES + 2)]
     with ThreadPoolExecutor() as pool:
         deploying = pool.submit(_deploy, play, stage)
         homes = [pool.submit(stage.actor, name, "compute") for name in names]
@@ -103,11 +104,13 @@ def _play(play: Play, stage: Stage) -> dict[str, Any]:
         for home in homes:
             deployments.save(deployment, home.result().home / "deployments")
     play.say("keys made and encrypted for everybody; gas money sent")
-    _start_gateway(play, stage, deployment)
-    for name in names[:NODES]:
-        _start_node(play, stage, name)
     requester = stage.actors["requester"]
-    requester.run("faucet", "--yes")
+    with ThreadPoolExecutor() as pool:
+        tokens = pool.submit(requester.run, "faucet", "--yes")
+        _start_gateway(play, stage, deployment)
+        for name in names[:NODES]:
+            _start_node(play, stage, name)
+        tokens.result()
     posted = requester.run("task", "submit", str(play.task_file), "--yes", "--detach")
     task = TaskId(bytes.fromhex(posted["task"][2:]))
     play.say(f"requester posted task {posted['task'][:10]}… with {show_avn(int(posted['escrow_wei']))} in escrow")
@@ -118,12 +121,16 @@ def _play(play: Play, stage: Stage) -> dict[str, Any]:
     _follow(play, stage, client, spec)
 
     model = stage.root / "model.safetensors"
-    requester.run("task", "result", posted["task"], "-o", str(model))
-    final_root = client.input_state_root(spec, spec.rounds)
-    play.say(f"trained model saved; its state root is the chain's: 0x{final_root.hex()[:16]}…")
-    for name in [name for name in stage.processes if name.startswith("node-")]:
-        stage.stop(name)
-        stage.actors[name].run("compute", "withdraw", "--yes")
+    with ThreadPoolExecutor() as pool:
+        saved = pool.submit(requester.run, "task", "result", posted["task"], "-o", str(model))
+        working = [stage.actors[name] for name in stage.processes if name.startswith("machine-")]
+        withdrawn = [pool.submit(node.run, "compute", "withdraw", "--yes") for node in working]
+        final_root = client.input_state_root(spec, spec.rounds)
+        saved.result()
+        play.say(f"trained model saved; its state root is the chain's: 0x{final_root.hex()[:16]}…")
+        for each in withdrawn:
+            each.result()
+        play.say("nodes' earnings withdrawn to their owners' cold keys")
 
     exact, float32 = _references(play)
     ledger = read_ledger(stage.w3, deployment, task)
@@ -231,31 +238,30 @@ def _tell(
 def _crash(play: Play, stage: Stage, client: ChainClient, unit: Unit) -> None:
     """kill -9 for the node that holds `unit`; a newcomer starts at once."""
     operator = client.node(unit.node).operator
-    for name in [name for name in stage.processes if name.startswith("node-")]:
+    for name in [name for name in stage.processes if name.startswith("machine-")]:
         if to_checksum_address(stage.actors[name].addresses["operator"]) == operator:
             stage.kill(name)
             play.killed = name
-            play.say(f"[red]kill -9 {name}, node {unit.node}, in the middle of its unit[/]")
-            newcomer = f"node-{NODES + 1}"
+            play.say(f"[red]kill -9 {name} (node {unit.node}) in the middle of its unit[/]")
+            newcomer = f"machine-{NODES + 1}"
             play.joined = newcomer
             _start_node(play, stage, newcomer)
+            _start_references(play, stage)
             return
 
 
+def _start_references(play: Play, stage: Stage) -> None:
+    """The same plan in one process and the same network in float32, while the market waits for the lost worker."""
+    for kind in ("exact", "float32"):
+        command = ["nice", sys.executable, "-m", "scripts.demo.reference", kind, str(play.task_file)]
+        play.references.append(subprocess.Popen(command, cwd=REPO, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE))
+    stage.processes.update({f"reference-{i}": process for i, process in enumerate(play.references)})
+    play.say("meanwhile, to compare: the same plan in one process, and the same network in float32")
+
+
 def _references(play: Play) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Both at once, each on one thread."""
-    play.say("running the same plan in one process, and the same network in float32 …")
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-m", "scripts.demo.reference", kind, str(play.task_file)],
-            cwd=REPO,
-            stdout=subprocess.PIPE,
-            stdin=subprocess.DEVNULL,
-        )
-        for kind in ("exact", "float32")
-    ]
     documents = []
-    for process in running:
+    for process in play.references:
         out, _ = process.communicate(timeout=600)
         if process.returncode != 0:
             raise RuntimeError("a reference run failed; its error is above")

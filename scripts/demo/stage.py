@@ -190,13 +190,13 @@ class Stage:
                 process.wait()
 
     def check_all_live(self) -> None:
-        """Raises CommandFailedError if a process that should run has ended."""
+        """Raises CommandFailedError if a process has ended with an error."""
         for name in self.processes:
             self._must_live(name)
 
     def _must_live(self, name: str) -> None:
         code = self.processes[name].poll()
-        if code is not None:
+        if code:
             log = self.root / f"{name}.log"
             tail = log.read_text(errors="replace")[-2000:] if log.exists() else ""
             raise CommandFailedError(f"{name} ended with exit code {code}; the end of {log}:\n{tail}")
