@@ -65,7 +65,7 @@ demo: setup-python setup-solidity ## The main job: a market, nodes and a real tr
 	$(RUN) -m scripts.demo
 
 campaign: setup-python setup-solidity ## Long runs of fuzzers, invariants and properties (about half an hour)
-	FOUNDRY_PROFILE=deep scripts/forge test
+	FOUNDRY_PROFILE=deep scripts/forge test --fuzz-seed $$RANDOM$$RANDOM
 	for round in {1..20}; do OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 tests/property; done
 
 bench: setup-python setup-solidity ## Every measurement under scripts/bench/

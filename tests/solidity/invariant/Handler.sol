@@ -86,7 +86,11 @@ abstract contract Handler is Observer {
 
     function revealUnit(uint256 pick) external observed {
         (bool found, TaskSpec memory spec, uint32 unit) = _find(pick, UnitStatus.Committed);
-        if (found) reveal(spec, unit, _workerOf(spec, unit));
+        if (!found) return;
+        // The adversary moves with workers' own keys too: a worker that committed to noise can never open it.
+        Worker memory worker = _workerOf(spec, unit);
+        bytes32 committed = market.getUnit(market.taskIdOf(spec), unit).result;
+        if (committed == commitmentOf(spec, unit, worker)) reveal(spec, unit, worker);
     }
 
     /// @notice Claims, commits and reveals without pause, so that later rounds are reached; at times it falls silent
