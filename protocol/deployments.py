@@ -123,3 +123,14 @@ def save(deployment: Deployment, directory: Path) -> Path:
     Path(file.name).chmod(0o644)
     Path(file.name).replace(path)
     return path
+
+
+def save_in_checkout(deployment: Deployment, package: Path = Path(__file__).parent / "deployments") -> Path | None:
+    """In a source checkout, also writes the record where it ships with the package, ready to be committed.
+
+    Gives its path, or None outside a checkout, and for the local chain, whose record is worth nothing tomorrow.
+    """
+    in_checkout = (package.parent.parent / ".git").exists()
+    if deployment.chain_id == LOCAL_CHAIN_ID or not in_checkout:
+        return None
+    return save(deployment, package)

@@ -47,16 +47,18 @@ def deploy(call: Invocation) -> None:
             call.out.confirm(Fields("about to deploy", rows), "deploy?", yes=call.yes)
         sender = Sender(client, account, context.journal, context.send_policy)
         deployment = deploy_by_plan(client, sender, context.deployments_dir, progress=call.out.note)
+        shipped = deployments.save_in_checkout(deployment)
         result: dict[str, Any] = {
             "network": context.config.network,
             "chain_id": deployment.chain_id,
             "block": deployment.block,
             "contracts": dict(deployment.addresses),
             "record": str(record),
+            "shipped_record": None if shipped is None else str(shipped),
             "already_deployed": finished,
         }
         call.out.emit(
             result,
             Table(("contract", "address"), list(deployment.addresses.items())),
-            f"record: {record}",
+            f"record: {record}" + ("" if shipped is None else f"\nto commit: {shipped}"),
         )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from protocol.deployments import Deployment, load, path_in, save
+from protocol.deployments import Deployment, load, path_in, save, save_in_checkout
 from protocol.errors import ConfigError
 
 A, B, C, D = ("0x" + digit * 40 for digit in "1234")
@@ -56,3 +56,19 @@ def test_damaged_record_names_its_file(tmp_path: Path, text: str) -> None:
 def test_addresses_are_listed_by_name() -> None:
     assert RECORD.addresses == {"token": A, "registry": B, "market": C, "faucet": D}
     assert "faucet" not in replace(RECORD, faucet=None).addresses
+
+
+@pytest.mark.parametrize(
+    ("chain_id", "checkout", "written"), [(11155111, True, True), (31337, True, False), (1, False, False)]
+)
+def test_record_is_put_into_a_checkout_unless_the_chain_forgets(
+    tmp_path: Path, chain_id: int, checkout: bool, written: bool
+) -> None:
+    package = tmp_path / "protocol" / "deployments"
+    package.mkdir(parents=True)
+    if checkout:
+        (tmp_path / ".git").mkdir()
+    record = replace(RECORD, chain_id=chain_id)
+    path = save_in_checkout(record, package)
+    assert (path is not None) == written
+    assert (package / f"{chain_id}.json").exists() == written
