@@ -286,7 +286,9 @@ class _Wait:
         self.sender, self.settlement, self.policy, self.intent = sender, settlement, sender.policy, intent
         now = time.monotonic()
         self.deadline = now + self.policy.timeout_s
-        self.bump_at = now + self.policy.bump_after_s
+        # From when the bytes were signed, not from when somebody began to look: whoever waits in short turns, or starts
+        # anew, still raises the fee in time.
+        self.bump_at = now + self.policy.bump_after_s - _age_s(intent)
         # A broadcast of unknown fate is looked into at once.
         self.check_at = now if intent.state is IntentState.SIGNED else now + self.policy.rebroadcast_after_s
         self.used_since: float | None = None
@@ -331,14 +333,15 @@ class _Wait:
             self.nonce_used(now)
             return None
         self.used_since = None
-        if now >= self.check_at:
+        if now >= min(self.check_at, self.bump_at):
             for intent in self.blocking():
                 if not self.settlement.is_known(intent):
                     self.settlement.rebroadcast(intent)
             self.check_at = time.monotonic() + self.policy.rebroadcast_after_s
         if now >= self.bump_at:
             for intent in self.blocking():
-                self.sender._bump(intent)
+                if _age_s(intent) >= self.policy.bump_after_s:
+                    self.sender._bump(intent)
             self.bump_at = time.monotonic() + self.policy.bump_after_s
         return None
 
@@ -367,3 +370,8 @@ class _Wait:
             code="T-22",
             hint="another program uses this key; give each program a key of its own, then try again",
         )
+
+
+def _age_s(intent: Intent) -> float:
+    """Since its newest attempt was signed."""
+    return time.time() - intent.attempts[-1].created_s

@@ -349,6 +349,19 @@ def test_stuck_transaction_is_replaced_with_an_eighth_more(avenue: AvenueChain) 
     assert received(avenue) == AMOUNT and nonce(avenue) == before + 1
 
 
+def test_stuck_transaction_is_replaced_though_each_wait_is_short(avenue: AvenueChain) -> None:
+    """Agents wait 30 s at a time and look again; the fee is due for a rise only after 45 s."""
+    avenue.anvil.set_automine(False)
+    sender = avenue.sender(0, SendPolicy(bump_after_s=0.3, timeout_s=0.1))
+    for _ in range(5):
+        with pytest.raises(WaitTimeoutError):
+            sender.send(payment(avenue), "pay")
+    assert len(only_intent(sender).attempts) >= 2
+    avenue.anvil.mine()
+    sender.send(payment(avenue), "pay")
+    assert received(avenue) == AMOUNT
+
+
 def test_stuck_transaction_ahead_of_ours_is_replaced_too(avenue: AvenueChain) -> None:
     avenue.anvil.set_automine(False)
     sender = avenue.sender(0, SendPolicy(bump_after_s=0.2, timeout_s=20))
