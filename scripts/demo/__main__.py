@@ -68,8 +68,10 @@ def main() -> int:
         document = _play(play, stage)
         arguments.output.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
         console.print(f"\nFigures: {arguments.output}   model: {root / 'model.safetensors'}   logs: {root}")
-        if arguments.keep:
-            console.print(f"Dashboard: {stage.gateway_url}   (Ctrl+C ends everything)")
+        if not arguments.keep:
+            console.print("To keep chain, gateway, nodes and the live page running: make demo DEMO_ARGS=--keep")
+        else:
+            console.print(f"Live page: {stage.gateway_url}   (Ctrl+C ends everything)")
             try:
                 while True:
                     stage.check_all_live()
