@@ -39,6 +39,8 @@ NODES = 3
 BLOCK_TIME_S = 1
 ROUND_OF_THE_CRASH = 1
 TASK_LIMIT_S = 420.0
+ACCURACY_LOSS_LIMIT = 0.01
+"""Ten times what was measured on MNIST, and four of the 360 test images of the digits."""
 
 console = Console(highlight=False)
 
@@ -388,7 +390,8 @@ def _verdict(document: dict[str, Any]) -> int:
         == document["single_process_root"],
         "escrow in = paid + refunded + burned, to the wei": int(document["escrow_in"]) == out,
         "a node was killed in mid-round and another joined": bool(document["killed"] and document["joined"]),
-        "somebody was paid": int(document["paid"]) > 0,
+        f"accuracy at most {ACCURACY_LOSS_LIMIT:.0%} below float32's": document["accuracy"]
+        >= document["float32_accuracy"] - ACCURACY_LOSS_LIMIT,
     }
     for claim, holds in claims.items():
         console.print(("[green]✓[/] " if holds else "[red]✗[/] ") + claim)
