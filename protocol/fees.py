@@ -22,7 +22,7 @@ class SendPolicy:
     gas_margin_percent: int = 25
     """Gas limit over the estimate: state may move between estimate and inclusion."""
     bump_after_s: float = 45.0
-    """Raise the fee of a transaction that is not mined this long after it was signed, and again after each such time."""
+    """Raise the fee of a transaction that is not mined this long after its signing, and again after each such time."""
     timeout_s: float = 300.0
     """Stop waiting after this time. The transaction stays in the journal and may still be mined."""
     confirmations: int = 1

@@ -229,33 +229,35 @@ class ComputeAgent:
         deployment = self._context.deployment
         match action:
             case Claim(task, unit, admission):
-                tv = _task(view, task)
-                call = transactions.claim(deployment, tv.spec, unit, admission)
-                return self._send(call, "claim", WorkKey(task, unit, tv.units[unit].attempt))
+                call = transactions.claim(deployment, _task(view, task).spec, unit, admission)
+                return self._send(call, "claim", _present(view, task, unit))
             case Commit(key):
                 outcome = self._outcome(view, key)
                 self._check_with_chain(view, key, outcome)
                 salt = work.salt_of(self._context.account, key, outcome.result_root)
+                self._desk.put_salt(key, salt)
                 commitment = results.commitment(outcome.result_root, salt)
                 return self._send(transactions.commit(deployment, key.task, key.unit, commitment), "commit", key)
             case Disclose(key):
-                outcome = self._outcome(view, key)
-                salt = work.salt_of(self._context.account, key, outcome.result_root)
-                opening = work.opening_of(outcome, salt)
-                call = transactions.reveal(deployment, _task(view, key.task).spec, key.unit, opening)
+                outcome, tv = self._outcome(view, key), _task(view, key.task)
+                commitment = tv.units[key.unit].result
+                salt = work.salt_that_opens(self._desk, self._context.account, key, outcome.result_root, commitment)
+                call = transactions.reveal(deployment, tv.spec, key.unit, work.opening_of(outcome, salt))
                 return self._send(call, "reveal", key)
             case Accept(task, unit, signature):
-                tv = _task(view, task)
-                return self._sender.submit(transactions.accept(deployment, tv.spec, unit, signature))
+                call = transactions.accept(deployment, _task(view, task).spec, unit, signature)
+                return self._send(call, f"accept-{signature.hex()[:16]}", _present(view, task, unit))
             case Finalise(task, unit):
-                return self._sender.submit(transactions.finalise(deployment, _task(view, task).spec, unit))
+                call = transactions.finalise(deployment, _task(view, task).spec, unit)
+                return self._send(call, "finalise", _present(view, task, unit))
             case Expire(task, unit):
-                return self._sender.submit(transactions.expire(deployment, _task(view, task).spec, unit))
+                call = transactions.expire(deployment, _task(view, task).spec, unit)
+                return self._send(call, "expire", _present(view, task, unit))
             case _:
                 raise TypeError(f"not a transaction: {action}")
 
     def _send(self, call: Call, move: str, key: WorkKey) -> Intent:
-        """Journalled under the attempt, so that a crash between two moves never sends one twice."""
+        """Journalled under the attempt: neither a crash between two moves nor a full chain makes it send one twice."""
         return self._sender.submit(call, f"{move}:{key.task.hex()}:{key.unit}:{key.attempt}")
 
     # --- work ---
@@ -378,6 +380,11 @@ class ComputeAgent:
 
 def _task(view: ComputeView, task: TaskId) -> TaskView:
     return next(tv for tv in view.tasks if tv.task == task)
+
+
+def _present(view: ComputeView, task: TaskId, unit: int) -> WorkKey:
+    """The unit's attempt of now."""
+    return WorkKey(task, unit, _task(view, task).units[unit].attempt)
 
 
 def _draining(policy: Policy) -> Policy:

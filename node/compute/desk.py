@@ -2,6 +2,7 @@
 
     <data_dir>/compute/<task>/inputs/<root>           a state, shard or program, verified before it was put here
     <data_dir>/compute/<task>/units/<unit>-<attempt>/ checkpoint   state, step and roots; at the last step: the result
+                                                      salt         of the commitment, for a later operator's reveal
                                                       content_key  of a private task's sealed blob
                                                       sealed       that blob, before it is uploaded
                                                       published    id of the blob, once uploaded and announced
@@ -121,6 +122,16 @@ class Desk:
         if len(head) < len(_MAGIC) + _HEADER.size or not head.startswith(_MAGIC):
             return 0
         return int(_HEADER.unpack_from(head, len(_MAGIC))[0])
+
+    def put_salt(self, key: WorkKey, salt: bytes) -> None:
+        """Written before the commitment that it is part of."""
+        write_whole(self._attempt(key) / "salt", salt)
+
+    def get_salt(self, key: WorkKey) -> bytes | None:
+        try:
+            return (self._attempt(key) / "salt").read_bytes()
+        except FileNotFoundError:
+            return None
 
     def put_sealed(self, key: WorkKey, blob: bytes) -> None:
         write_whole(self._attempt(key) / "sealed", blob)

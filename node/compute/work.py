@@ -169,6 +169,13 @@ def salt_of(operator: LocalAccount, key: WorkKey, result_root: bytes) -> bytes:
     return keccak(bytes(operator.sign_message(encode_defunct(what)).signature))
 
 
+def salt_that_opens(desk: Desk, operator: LocalAccount, key: WorkKey, result_root: bytes, commitment: bytes) -> bytes:
+    """The salt of the commitment on chain: made again, or, if the operator key was rotated since, from the disk."""
+    made = salt_of(operator, key, result_root)
+    kept = desk.get_salt(key)
+    return kept if kept is not None and results.commitment(result_root, kept) == commitment else made
+
+
 def opening_of(outcome: Outcome, salt: bytes) -> Reveal:
     """What the reveal carries."""
     last = len(outcome.roots) - 1

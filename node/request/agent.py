@@ -151,20 +151,22 @@ class RequestAgent:
             case HandIn(unit):
                 signature = self._loader.book.acceptance(unit, view.units[unit].result)
                 if signature is not None:
-                    self._send(transactions.accept(deployment, spec, unit, signature))
+                    call = transactions.accept(deployment, spec, unit, signature)
+                    self._send(call, f"accept-{signature.hex()[:16]}:{unit}")
             case Expire(unit):
-                self._send(transactions.expire(deployment, spec, unit))
+                self._send(transactions.expire(deployment, spec, unit), f"expire:{unit}:{view.units[unit].attempt}")
             case Finalise(unit):
-                self._send(transactions.finalise(deployment, spec, unit))
+                self._send(transactions.finalise(deployment, spec, unit), f"finalise:{unit}")
             case Close():
-                self._send(transactions.close(deployment, spec))
+                self._send(transactions.close(deployment, spec), "close")
             case Withdraw():
                 self._send(transactions.withdraw(deployment, spec.requester))
             case Collect():
                 self._send(transactions.collect(deployment))
 
-    def _send(self, call: Call) -> None:
-        outcome = self._sender.send(call)
+    def _send(self, call: Call, move: str | None = None) -> None:
+        """`move` names what happens once in a task: while it waits for a cheaper block it is not sent a second time."""
+        outcome = self._sender.send(call, None if move is None else f"{move}:{self._task.hex()}")
         log.info(call.description, tx="0x" + outcome.hash.hex()[:8], block=outcome.block, gas=outcome.gas_used)
 
     # --- letting in ---

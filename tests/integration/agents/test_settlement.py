@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from threading import Event
 
 import pytest
 
@@ -15,9 +16,12 @@ from node.request.view import AcceptPolicy, Policy
 from node.taskfeed import TaskFeed
 from proofs.exact.state import decode_state, encode_state, state_root
 from proofs.exact.tensor import ExactTensor
+from protocol import transactions
 from protocol.errors import StateError
+from protocol.journal import Intent
+from protocol.sender import Sender, TxOutcome
 from protocol.types import TaskStatus, UnitStatus
-from tests.integration.agents.conftest import FIRST_NODE, Market, wait_until
+from tests.integration.agents.conftest import FIRST_NODE, WAIT_S, Market, wait_until
 from tests.integration.agents.tasks import task_text
 
 
@@ -77,3 +81,39 @@ def test_cheat_is_signed_for_by_nobody_who_recomputes(market: Market, monkeypatc
     second.join()
     node.end()
     assert market.count(spec, UnitStatus.FINALISED) == spec.units
+
+
+def test_settlement_that_waits_for_cheaper_gas_is_not_sent_again(
+    market: Market, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each look while the first still waits must not put another transaction, to be paid for, behind it."""
+    task = market.submit(task_text())
+    context, anvil = market.requester, market.avenue.anvil
+    spec = TaskFeed(context).posted(task).spec
+    market.avenue.sender(context.account).send(transactions.cancel(market.avenue.deployment, spec))
+    before = market.avenue.client.w3.eth.get_transaction_count(context.account.address)
+
+    anvil.rpc("evm_setIntervalMining", 0)
+    anvil.set_automine(False)
+    anvil.rpc("anvil_setNextBlockBaseFeePerGas", hex(10**12))
+    looks, wait, looked = [], Sender.wait, Event()
+
+    def counted(sender: Sender, intent: Intent) -> TxOutcome:
+        looks.append(intent.id)
+        if len(looks) == 2:
+            looked.set()
+        return wait(sender, intent)
+
+    monkeypatch.setattr(Sender, "wait", counted)
+    monkeypatch.setattr("node.request.agent.SEND_TIMEOUT_S", 0.1)
+    agent = market.request_agent(task)
+    assert looked.wait(WAIT_S)
+    assert len(set(looks)) == 1
+
+    anvil.rpc("anvil_setNextBlockBaseFeePerGas", hex(10**9))
+    anvil.set_automine(True)
+    anvil.mine()
+    agent.join()
+    assert market.avenue.client.task(task).status is TaskStatus.CLOSED
+    after = market.avenue.client.w3.eth.get_transaction_count(context.account.address)
+    assert after == before + len(("close", "withdraw"))

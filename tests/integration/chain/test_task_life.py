@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 from eth_account.signers.local import LocalAccount
 
+from node.compute.desk import Desk
+from node.compute.view import WorkKey
+from node.compute.work import salt_of, salt_that_opens
 from proofs.results import result_root
 from protocol import transactions
 from protocol.deployments import Deployment
@@ -23,7 +29,7 @@ from protocol.events import (
 )
 from protocol.reverts import RevertedError
 from protocol.signatures import sign_acceptance, sign_admission, sign_operator_authorization, sign_permit
-from protocol.types import ZERO32, Admission, NodeId, TaskStatus, UnitStatus, Wei
+from protocol.types import ZERO32, Admission, NodeId, TaskId, TaskStatus, UnitStatus, Wei
 from tests.support.anvil import AvenueChain
 from tests.support.market import AVN, FAR, Worker, give_tokens, h, make_spec, make_worker, post_task, work_on
 
@@ -246,6 +252,30 @@ def test_operator_is_rotated_and_the_node_updated(avenue: AvenueChain, worker: W
     record = client.node(worker.node)
     assert (record.endpoint, record.encryption_key, record.operator) == ("http://moved", h("k"), new.address)
     assert client.nodes([worker.node]) == [record] and client.node_count() == 1
+
+
+def test_unit_committed_before_a_rotation_is_revealed_by_the_new_operator(
+    avenue: AvenueChain, worker: Worker, tmp_path: Path
+) -> None:
+    """The salt was made with the old key; what its successor finds on the disk opens it."""
+    spec = post_task(avenue, account(avenue, REQUESTER))
+    task, desk = TaskId(spec.task_id), Desk(tmp_path)
+    key = WorkKey(task, 0, 0)
+    worker.claim(spec, 0)
+    done = work_on(avenue, spec, 0)
+    root = avenue.client.result_root_of(spec, 0, worker.node, done.opening.checkpoints_root)
+    salt = salt_of(account(avenue, OPERATOR), key, root)
+    desk.put_salt(key, salt)
+    worker.commit(spec, 0, replace(done, salt=salt))
+
+    owner, new = avenue.sender(OWNER), account(avenue, OTHER_OPERATOR)
+    signature = sign_operator_authorization(new, avenue.deployment, owner.address, 0, FAR)
+    owner.send(transactions.rotate_operator(avenue.deployment, worker.node, new.address, FAR, signature))
+    commitment = avenue.client.unit(task, 0).result
+    opening = replace(done, salt=salt_that_opens(desk, new, key, root, commitment)).opening
+    assert opening.salt != salt_of(new, key, root)
+    avenue.sender(new).send(transactions.reveal(avenue.deployment, spec, 0, opening))
+    assert avenue.client.unit(task, 0).status is UnitStatus.REVEALED
 
 
 def test_unknown_things_are_named(avenue: AvenueChain) -> None:
