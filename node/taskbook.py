@@ -17,6 +17,7 @@ import structlog
 from node.gateway import GatewayClient
 from node.keyring import Keyring, fetch
 from node.mailbox import Letter, Mailbox, OperatorOf
+from proofs.blob import index_of
 from proofs.exact.encoding import root_of_encoding
 from protocol.errors import BlobError, SignatureFormError
 from protocol.manifest import MAX_MANIFEST_BYTES, TaskManifest
@@ -120,7 +121,17 @@ class TaskBook:
     @cached_property
     def manifest(self) -> TaskManifest:
         """Fetched once, checked against the specification. Raises VerificationError, BlobError, UnreachableError."""
-        manifest = TaskManifest.from_bytes(self.gateway.download_blob(self.spec.manifest, MAX_MANIFEST_BYTES))
+        return self._checked(self.gateway.download_blob(self.spec.manifest, MAX_MANIFEST_BYTES))
+
+    def remember_manifest(self, data: bytes) -> None:
+        """Takes the manifest from where it was kept, instead of the gateway. Raises BlobError if these are not its
+        bytes, VerificationError."""
+        if index_of(data).blob_id != self.spec.manifest:
+            raise BlobError("the manifest on disk is not the task's")
+        self.__dict__["manifest"] = self._checked(data)
+
+    def _checked(self, data: bytes) -> TaskManifest:
+        manifest = TaskManifest.from_bytes(data)
         manifest.check_against(self.spec)
         return manifest
 

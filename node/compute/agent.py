@@ -34,6 +34,7 @@ from node.compute.actions import (
 from node.compute.decide import Decision, Skip, decide
 from node.compute.desk import Desk
 from node.compute.load import Loader, UnitKey
+from node.compute.reporter import Reporter
 from node.compute.start import drain_marker, ensure_node
 from node.compute.view import ComputeView, Policy, TaskView, WorkKey
 from node.compute.workshop import Cooldown, Progress, Stop, Workshop
@@ -46,13 +47,12 @@ from protocol.errors import AvenueError, StateError, TransactionError, Unreachab
 from protocol.fees import SendPolicy
 from protocol.journal import Intent
 from protocol.locks import sole_agent
-from protocol.messages import AdmissionRequest, KeyGrant, UnitProgress
+from protocol.messages import AdmissionRequest, KeyGrant
 from protocol.reverts import RevertedError
 from protocol.sender import Sender
 from protocol.transactions import Call
 from protocol.types import BlobId, NodeId, TaskId, UnitStatus, Wei
 
-PROGRESS_EVERY_S = 1.0
 STOP_WITHIN_S = 4.0
 """Ctrl+C ends in less than 5 s: the step that runs is finished and saved in this time."""
 SEND_TIMEOUT_S = 30.0
@@ -93,6 +93,7 @@ class ComputeAgent:
         self._cooling: Cooldown[UnitKey] = Cooldown()
         self._held: Cooldown[Action] = Cooldown()
         self._skips: dict[tuple[TaskId, int | None, str], Skip] = {}
+        self._reporter = Reporter(self._training)
 
     @property
     def progress(self) -> dict[WorkKey, Progress]:
@@ -123,8 +124,7 @@ class ComputeAgent:
                 context, self._gateway, node, self._desk, self._training, self._fetching, self._cooling, owns_desk=True
             )
             log.info("compute node starts", node=node, operator=context.account.address)
-            reporter = threading.Thread(target=self._report, args=(node, stop), name="progress", daemon=True)
-            reporter.start()
+            self._reporter.start(self._gateway, node, stop)
             try:
                 self._work(stop)
             finally:
@@ -281,7 +281,7 @@ class ComputeAgent:
                     tv.spec,
                     key,
                     needs,
-                    lambda step, steps, loss: self._on_step(key, view.me, Progress(step, steps, loss)),
+                    lambda step, steps, loss: self._reporter.note(key, Progress(step, steps, loss)),
                     stop,
                 )
 
@@ -310,7 +310,7 @@ class ComputeAgent:
         """Who may read a state of a private task: the requester and every admitted node, this one included."""
         if not tv.spec.is_private:
             return {}
-        requester = {NodeId(0): bytes(book.manifest.requester_encryption_key)}
+        requester = {NodeId(0): bytes(self._loader.require_manifest(tv.task).requester_encryption_key)}
         return requester | self._encryption_keys({me, *book.admitted})
 
     def _encryption_keys(self, nodes: set[NodeId]) -> dict[NodeId, bytes]:
@@ -344,28 +344,6 @@ class ComputeAgent:
         self._talking.start(action, job)
 
     # --- talk ---
-
-    def _report(self, node: NodeId, stop: threading.Event) -> None:
-        """Posts where the training is, about once a second. Nobody depends on it: trouble is not reported."""
-        said: dict[WorkKey, Progress] = {}
-        while not stop.wait(PROGRESS_EVERY_S):
-            now = self._training.progress
-            for key, at in now.items():
-                if said.get(key) != at:
-                    self._say_progress(key, node, at)
-            said = now
-
-    def _on_step(self, key: WorkKey, node: NodeId, at: Progress) -> None:
-        self._training.report(key, at)
-        if at.step == at.steps:  # the reporter would find the job gone
-            self._say_progress(key, node, at)
-
-    def _say_progress(self, key: WorkKey, node: NodeId, at: Progress) -> None:
-        message = UnitProgress(unit=key.unit, node=node, step=at.step, steps=at.steps, loss=at.loss)
-        try:
-            self._gateway.post_message(key.task, message)
-        except AvenueError as error:
-            log.debug("progress not delivered", why=str(error))
 
     def _log_skips(self, decision: Decision) -> None:
         """Each reason once, until it changes."""

@@ -294,7 +294,9 @@ def _should_ask(view: ComputeView, tv: TaskView, policy: Policy) -> bool:
 
 def _in_time(tv: TaskView, unit: int, policy: Policy, skips: list[Skip]) -> bool:
     expected = tv.expected_s(unit)
-    need = float("inf") if expected is None else expected * policy.time_factor + policy.margin_s
+    # Units that train side by side share the machine's cores.
+    crowd = policy.max_parallel
+    need = float("inf") if expected is None else expected * policy.time_factor * crowd + policy.margin_s
     if tv.spec.compute_window_s >= need:
         return True
     skips.append(

@@ -1,12 +1,12 @@
 """What a Compute Node has on disk: inputs by root, checkpoints by attempt, sealed results by attempt.
 
-    <data_dir>/compute/<task>/inputs/<root>           a state, shard or program, verified before it was put here
+    <data_dir>/compute/<task>/inputs/<root>           a state, shard, program or manifest, verified before it came here
     <data_dir>/compute/<task>/units/<unit>-<attempt>/ checkpoint   state, step and roots; at the last step: the result
                                                       salt         of the commitment, for a later operator's reveal
                                                       content_key  of a private task's sealed blob
                                                       sealed       that blob, before it is uploaded
                                                       published    id of the blob, once uploaded and announced
-    <data_dir>/compute/speed.json                     seconds per step by program, as measured here
+    <data_dir>/compute/speed.json                     seconds per step and per checkpoint, by program, as measured here
 
 Every file is written whole or not at all (temporary file, fsync, rename, fsync of the directory): after `kill -9` at
 any point a file is absent, old or new. A name with a root in it is only ever given to bytes that hash to it.
@@ -20,10 +20,10 @@ import shutil
 import struct
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from node.compute.view import WorkKey
+from node.compute.view import Speed, WorkKey
 from node.files import write_whole
 from protocol.types import TaskId
 
@@ -175,18 +175,28 @@ class Desk:
 
     # --- speed ---
 
-    def put_speed(self, program_root: bytes, seconds_per_step: float) -> None:
+    def rehearse(self, task: TaskId, checkpoint: Checkpoint) -> None:
+        """Writes a checkpoint as `put_checkpoint` does, and removes it: to see how long that takes."""
+        path = self.root / task.hex() / "rehearsal"
+        try:
+            write_whole(path, checkpoint.to_bytes())
+        finally:
+            path.unlink(missing_ok=True)
+
+    def put_speed(self, program_root: bytes, speed: Speed) -> None:
         with self._speed_lock:
             speeds = self._speeds()
-            speeds[program_root.hex()] = seconds_per_step
-            write_whole(self.root / "speed.json", json.dumps(speeds, indent=1).encode())
+            speeds[program_root.hex()] = speed
+            write_whole(self.root / "speed.json", json.dumps({k: asdict(s) for k, s in speeds.items()}).encode())
 
-    def speed(self, program_root: bytes) -> float | None:
-        """Seconds per step of a program on this machine; None until it ran here."""
+    def speed(self, program_root: bytes) -> Speed | None:
+        """What a program takes on this machine; None until it ran here."""
         return self._speeds().get(program_root.hex())
 
-    def _speeds(self) -> dict[str, float]:
+    def _speeds(self) -> dict[str, Speed]:
+        """Anything else in the file counts as nothing measured."""
         try:
-            return dict(json.loads((self.root / "speed.json").read_bytes()))
-        except (FileNotFoundError, ValueError):
+            found = json.loads((self.root / "speed.json").read_bytes())
+            return {root: Speed(float(s["step_s"]), float(s["checkpoint_s"])) for root, s in found.items()}
+        except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
             return {}

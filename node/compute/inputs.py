@@ -8,7 +8,6 @@ needs it.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -16,18 +15,15 @@ from enum import StrEnum
 import structlog
 
 from node.compute.desk import Desk
+from node.compute.speed import measure, measure_average
 from node.states import fetch_state
 from node.taskbook import TaskBook, blobs_of
 from proofs.exact.encoding import decode_program
-from proofs.exact.execute import run_unit
 from proofs.exact.program import Program
-from proofs.exact.state import State, decode_state
-from proofs.results import unit_seed
+from proofs.exact.state import decode_state
 from protocol.errors import BlobError
-from protocol.types import BlobId, TaskSpec, Unit, UnitStatus
+from protocol.types import BlobId, Unit, UnitStatus
 
-WARM_UP_STEPS = 1
-MEASURED_STEPS = 3
 MAX_VALUE_BYTES = 16 << 30
 """All values of one step together, as int64; most are gone before the step ends."""
 
@@ -103,6 +99,8 @@ def prepare(book: TaskBook, desk: Desk, unit: int, needs: tuple[Need, ...]) -> N
 
     Raises BlobError, StateError or UnreachableError; nothing wrong is ever kept.
     """
+    if not desk.has_input(book.task, book.spec.manifest):
+        desk.put_input(book.task, book.spec.manifest, book.manifest.to_bytes())
     program: Program | None = None
     for need in needs:
         if need.kind is InputKind.PROGRAM:
@@ -115,9 +113,13 @@ def prepare(book: TaskBook, desk: Desk, unit: int, needs: tuple[Need, ...]) -> N
             types = program.state_types if need.kind is InputKind.STATE else program.data_types
             desk.put_input(book.task, need.root, fetch_state(book, need.root, need.blobs, types))
     spec = book.spec
-    if program is not None and not spec.is_aggregation(unit) and desk.speed(spec.program_root) is None:
+    if spec.is_aggregation(unit):
+        if desk.speed(spec.aggregation_root) is None:
+            state = decode_state(desk.get_input(book.task, needs[1].root))
+            desk.put_speed(spec.aggregation_root, measure_average(desk, state, spec))
+    elif program is not None and desk.speed(spec.program_root) is None:
         state, data = (decode_state(desk.get_input(book.task, need.root)) for need in needs[1:3])
-        desk.put_speed(spec.program_root, measure(program, state, data, spec))
+        desk.put_speed(spec.program_root, measure(desk, program, state, data, spec))
 
 
 def _check_size(program: Program) -> None:
@@ -129,12 +131,3 @@ def _check_size(program: Program) -> None:
             code="V-23",
             hint="leave this task to a larger machine",
         )
-
-
-def measure(program: Program, state: State, data: State, spec: TaskSpec) -> float:
-    """Seconds per step of the program on this machine: a few steps on the real input, after a warm-up."""
-    seed = unit_seed(spec.seed, 0)
-    run_unit(program, state, data, seed, WARM_UP_STEPS, WARM_UP_STEPS)
-    started = time.perf_counter()
-    run_unit(program, state, data, seed, MEASURED_STEPS, MEASURED_STEPS)
-    return (time.perf_counter() - started) / MEASURED_STEPS

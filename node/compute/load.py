@@ -21,6 +21,7 @@ from node.taskbook import TaskBook
 from node.taskfeed import TaskFeed
 from protocol.chain import ChainClient
 from protocol.errors import StateError, VerificationError
+from protocol.manifest import TaskManifest
 from protocol.types import Admission, BlobId, NodeId, TaskId, TaskSpec, TaskState, TaskStatus, Unit, UnitStatus
 
 UnitKey = tuple[TaskId, int]
@@ -107,9 +108,17 @@ class Loader:
         return self._followed[task].book
 
     def needs(self, tv: TaskView, unit: int) -> tuple[inputs.Need, ...]:
-        """What a unit of the present round starts from. Raises what TaskBook.manifest raises."""
+        """What a unit of the present round starts from. Raises StateError S-71 while the manifest is not here."""
         followed = self._followed[tv.task]
+        self.require_manifest(tv.task)
         return inputs.needs_of(followed.book, unit, tv.input_root, tv.units, followed.rounds.producer)
+
+    def require_manifest(self, task: TaskId) -> TaskManifest:
+        """As read before: the agent's own thread never waits for the gateway. Raises StateError S-71."""
+        followed = self._followed[task]
+        if not followed.book.has_manifest:
+            raise StateError(f"task {task.hex()[:8]}: {followed.problem}", code="S-71", hint="is the gateway there?")
+        return followed.book.manifest
 
     def note_asked(self, tv: TaskView, now: int) -> None:
         followed = self._followed[tv.task]
@@ -138,7 +147,8 @@ class Loader:
             asked_at=followed.asked_at,
             open_since=dict(followed.open_since),
             preparing=frozenset(unit for task, unit in self._fetching.running if task == book.task),
-            seconds_per_step=self._desk.speed(spec.program_root),
+            speed=self._desk.speed(spec.program_root),
+            averaging=self._desk.speed(spec.aggregation_root),
         )
         if not book.has_manifest:
             return replace(view, problem=followed.problem)
@@ -187,8 +197,17 @@ class Loader:
                 context.encryption_key,
                 self._node,
             )
+            self._recall_manifest(book)
             self._followed[task] = _Followed(book, RoundReader(spec))
         return self._followed[task]
+
+    def _recall_manifest(self, book: TaskBook) -> None:
+        """A node that starts again while the gateway is away goes on with the tasks that it has worked on."""
+        if self._desk.has_input(book.task, book.spec.manifest):
+            try:
+                book.remember_manifest(self._desk.get_input(book.task, book.spec.manifest))
+            except (VerificationError, OSError) as error:
+                log.warning("manifest on disk refused", task=book.task.hex()[:8], why=str(error))
 
     def _forget(self, task: TaskId) -> None:
         self._over.add(task)
@@ -268,7 +287,7 @@ class Loader:
         if followed.tidied == now or tv.problem is not None or self._training.running or self._fetching.running:
             return
         shards = followed.book.manifest.shards
-        keep = {tv.spec.program_root, tv.input_root, *(shard.data_root for shard in shards)}
+        keep = {tv.spec.manifest, tv.spec.program_root, tv.input_root, *(shard.data_root for shard in shards)}
         keep |= {unit.final_state_root for unit in tv.units.values()}
         self._desk.drop_inputs(tv.task, keep)
         for key in self._desk.attempts(tv.task):

@@ -80,6 +80,15 @@ class WorkKey:
 
 
 @dataclass(frozen=True, slots=True)
+class Speed:
+    """What one program takes on this machine, s."""
+
+    step_s: float
+    checkpoint_s: float
+    """To hash the state, encode it and have it on disk."""
+
+
+@dataclass(frozen=True, slots=True)
 class TaskView:
     """One task that is not closed."""
 
@@ -104,8 +113,10 @@ class TaskView:
     """Units whose inputs a thread is fetching now."""
     cooling: frozenset[int] = frozenset()
     """Units for which a claim or a preparation failed a moment ago; left alone for a while."""
-    seconds_per_step: float | None = None
-    """As measured on this machine with this program; None until a unit's inputs have been here."""
+    speed: Speed | None = None
+    """Of this program on this machine; None until a training unit's inputs have been here."""
+    averaging: Speed | None = None
+    """The same for an average of the task's states; None until an aggregation unit's inputs have been here."""
     acceptances: Mapping[int, bytes] = field(default_factory=dict)
     """Requester's signature by unit, verified for the result root that the chain has."""
     owed: frozenset[tuple[BlobId, NodeId]] = frozenset()
@@ -121,10 +132,15 @@ class TaskView:
         return self.spec.price_of(unit)
 
     def expected_s(self, unit: int) -> float | None:
-        """Estimated computing time. An average over shards costs about as much as one step."""
-        if self.seconds_per_step is None:
+        """Estimated computing time. An average reads and adds a state for each shard, and writes one."""
+        spec = self.spec
+        if spec.is_aggregation(unit):
+            speed = self.averaging or self.speed
+            return None if speed is None else speed.step_s + (spec.shards + 2) * speed.checkpoint_s
+        if self.speed is None:
             return None
-        return self.seconds_per_step * (1 if self.spec.is_aggregation(unit) else self.spec.steps)
+        checkpoints = -(-spec.steps // spec.checkpoint_interval)
+        return spec.steps * self.speed.step_s + checkpoints * self.speed.checkpoint_s
 
     def inputs_known(self, unit: int) -> bool:
         """Whether the chain knows what the unit starts from."""

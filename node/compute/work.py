@@ -6,7 +6,6 @@ on disk alone: the result from the checkpoint, the salt from the operator's sign
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -16,6 +15,7 @@ from eth_account.signers.local import LocalAccount
 
 from node.compute.desk import Checkpoint, Desk
 from node.compute.inputs import Need
+from node.compute.speed import Stopwatch
 from node.compute.view import WorkKey
 from node.taskbook import TaskBook
 from proofs import results
@@ -74,13 +74,15 @@ def train(
     saved = desk.get_checkpoint(key)
     if saved is None or saved.roots[0] != input_root or saved.step > spec.steps:
         saved = Checkpoint(0, (input_root,), desk.get_input(task, input_root))
-    first, started = saved.step, time.perf_counter()
+    watch = Stopwatch()
 
     def on_step(done: int, state: State) -> None:
+        watch.step()
         on_progress(done, spec.steps, loss_in(state))
 
     def on_checkpoint(done: int, state: State, roots: tuple[bytes, ...]) -> None:
         desk.put_checkpoint(key, Checkpoint(done, roots, encode_state(state)))
+        watch.checkpoint()
 
     try:
         run = run_unit(
@@ -99,8 +101,8 @@ def train(
     except Stopped as stopped:
         desk.put_checkpoint(key, Checkpoint(stopped.step, stopped.checkpoint_roots, encode_state(stopped.state)))
         return
-    if spec.steps > first:
-        desk.put_speed(spec.program_root, (time.perf_counter() - started) / (spec.steps - first))
+    if watch.speed is not None:
+        desk.put_speed(spec.program_root, watch.speed)
     desk.put_input(task, run.checkpoint_roots[-1], encode_state(run.final_state))
 
 

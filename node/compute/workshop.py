@@ -127,6 +127,9 @@ class Workshop(Generic[KeyT]):
         except (AvenueError, ValueError, OSError, RuntimeError, MemoryError) as error:
             # RuntimeError and MemoryError are how torch says that a task is too large for this machine.
             failure = error
+        except Exception as error:
+            log.exception(f"{self._name} has a bug", job=str(key))
+            failure = error
         finally:
             with self._lock:
                 del self._threads[key], self._stops[key]

@@ -91,15 +91,20 @@ def test_interrupted_node_saves_its_step_and_leaves_within_five_seconds(market: 
 def test_gateway_that_is_away_costs_no_collateral(market: Market) -> None:
     task = market.submit(task_text(rounds=1, steps=LONG_STEPS, interval=100, reveal=15))
     spec = TaskFeed(market.requester).posted(task).spec
-    node = market.node(0)
+    node = market.node_process(0)
     wait_until(lambda: in_mid_unit(market, 0, spec), "a checkpoint in mid-unit")
     market.gateway.stop()
+    node.kill()
+    node.wait()
+    # It starts again with what is on its disk: program, shard, manifest.
+    node = market.node_process(0)
     # Nothing can be published; the result is revealed all the same before its window ends.
     wait_until(lambda: market.count(spec, UnitStatus.REVEALED) == 1, "a reveal without a gateway")
     market.gateway.start()
     # The state arrives late, and then everything goes on: the average needs it.
     market.request_agent(task).join()
-    node.end()
+    node.send_signal(signal.SIGINT)
+    assert node.wait(10) == 0
     units = market.units(spec)
     assert all(unit.status is UnitStatus.FINALISED and unit.attempt == 0 for unit in units)
     assert market.avenue.client.input_state_root(spec, 1) == single_process_root(market)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from eth_utils.address import to_checksum_address
 from hypothesis import strategies as st
 
-from node.compute.view import ComputeView, Policy, Stage, TaskView, WorkKey
+from node.compute.view import ComputeView, Policy, Speed, Stage, TaskView, WorkKey
 from protocol.types import Admission, Block, NodeId, NodeRecord, TaskSpec, TaskState, TaskStatus, Unit, UnitStatus, Wei
 
 NOW = 1_800_000_000
@@ -61,7 +61,7 @@ def make_task(units: dict[int, Unit] | None = None, spec: TaskSpec | None = None
         units=whole,
         ready=frozenset(whole),
         reachable=frozenset(whole),
-        seconds_per_step=0.1,
+        speed=Speed(0.1, 0.0),
     )
     return replace(view, **changes)  # type: ignore[arg-type]
 
@@ -124,7 +124,7 @@ def task_views(draw: st.DrawFn) -> TaskView:
         reachable=draw(some),
         preparing=draw(some),
         cooling=draw(some),
-        seconds_per_step=draw(st.none() | st.floats(0.001, 10)),
+        speed=draw(st.none() | st.builds(Speed, st.floats(0.001, 10), st.floats(0, 10))),
         acceptances=dict.fromkeys(draw(some), b"\x02" * 65),
         problem=draw(st.sampled_from([None, None, None, "manifest contradicts the chain"])),
     )

@@ -24,7 +24,7 @@ from node.compute.actions import (
     Train,
 )
 from node.compute.decide import decide, shard_offset, stagger_s
-from node.compute.view import ComputeView, Policy, Stage, TaskView, WorkKey
+from node.compute.view import ComputeView, Policy, Speed, Stage, TaskView, WorkKey
 from protocol.types import Admission, BlobId, NodeId, TaskState, TaskStatus, UnitStatus, Wei
 from tests.unit.node.compute_views import (
     ME,
@@ -181,7 +181,9 @@ def test_aggregation_waits_for_every_shard() -> None:
     ("task", "policy", "reason"),
     [
         (make_task(), Policy(min_unit_price=Wei(101)), "pays too little"),
-        (make_task(seconds_per_step=100.0), ONE, "window too short"),
+        (make_task(speed=Speed(100.0, 0.0)), ONE, "window too short"),
+        (make_task(speed=Speed(0.1, 100.0)), ONE, "window too short"),
+        (make_task(speed=Speed(8.0, 0.0)), Policy(max_parallel=2), "window too short"),
         (make_task(spec=make_spec(deadline=NOW - 1)), ONE, "past the deadline"),
         (make_task(problem="the manifest lies"), ONE, "task cannot be worked on"),
         (make_task(cooling=frozenset({0, 1})), ONE, "failed a moment ago"),
@@ -193,6 +195,16 @@ def test_aggregation_waits_for_every_shard() -> None:
 def test_every_refusal_names_its_reason(task: TaskView, policy: Policy, reason: str) -> None:
     assert claims(make_view(task), policy) == []
     assert reason in reasons(make_view(task), policy)
+
+
+def test_time_goes_into_checkpoints_and_shards_as_well_as_into_steps() -> None:
+    spec = make_spec(steps=50, checkpoint_interval=20, shards=4)
+    task = make_task(spec=spec, speed=Speed(2.0, 10.0))
+    assert task.expected_s(0) == 50 * 2.0 + 3 * 10.0
+    assert task.expected_s(4) == 2.0 + 6 * 10.0
+    newcomer = replace(task, speed=None, averaging=Speed(1.0, 1.0))
+    assert newcomer.expected_s(0) is None
+    assert newcomer.expected_s(4) == 7.0, "a node that never trained here can average"
 
 
 def test_cancelled_task_is_not_claimed() -> None:
@@ -216,7 +228,7 @@ def test_inputs_are_fetched_and_measured_before_the_claim() -> None:
     assert chosen(make_view(replace(task, preparing=frozenset({action.unit})))) == ()
     ready = replace(task, ready=frozenset({action.unit}))
     assert claims(make_view(ready)) == [action.unit]
-    unmeasured = replace(ready, seconds_per_step=None)
+    unmeasured = replace(ready, speed=None)
     assert chosen(make_view(unmeasured)) == (action,)
 
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 from pathlib import Path
 
 import pytest
 from eth_account import Account
 
 from node.compute.desk import Checkpoint, Desk
+from node.compute.reporter import Reporter
 from node.compute.view import WorkKey
 from node.compute.work import salt_of
-from node.compute.workshop import Cooldown
+from node.compute.workshop import Cooldown, Progress, Stop, Workshop
 from node.files import write_whole
-from protocol.types import TaskId
+from node.gateway import GatewayClient
+from protocol.messages import Domain
+from protocol.types import NodeId, TaskId
 
 TASK = TaskId(b"\x07" * 32)
 KEY = WorkKey(TASK, 3, 1)
@@ -109,3 +114,28 @@ def test_failures_are_repeated_less_and_less_often() -> None:
     assert pauses == [1, 2, 4, 8, 16, 32, 60, 60]
     cooldown.succeeded("claim")
     assert cooldown.failed("claim") == 1
+
+
+def test_job_that_fails_by_a_bug_is_left_alone_like_any_other() -> None:
+    workshop: Workshop[str] = Workshop("testing")
+
+    def broken(_stop: Stop) -> None:
+        raise KeyError("not foreseen")
+
+    workshop.start("job", broken)
+    assert workshop.stop_all(10)
+    assert workshop.failed("job")
+
+
+def test_training_does_not_wait_for_a_gateway_that_does_not_answer() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:  # takes connections and says nothing
+        url = f"http://127.0.0.1:{mute.getsockname()[1]}"
+        domain = Domain(31337, Account.create().address)
+        stop = threading.Event()
+        with GatewayClient(url, Account.create(), domain, pause=lambda _s: None, timeout_s=60) as gateway:
+            training: Workshop[WorkKey] = Workshop("training")
+            reporter = Reporter(training)
+            reporter.start(gateway, NodeId(1), stop)
+            training.start(KEY, lambda _stop: reporter.note(KEY, Progress(10, 10, 0.5)))
+            assert training.done.wait(5)
+            stop.set()

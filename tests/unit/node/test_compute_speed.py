@@ -1,0 +1,68 @@
+"""What a machine takes is measured as the work will be: with the disk, and never for longer than the window."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from node.compute import speed
+from node.compute.desk import Checkpoint, Desk
+from node.compute.speed import measure, measure_average
+from node.compute.view import Speed
+from proofs.exact.builder import ProgramBuilder
+from proofs.exact.program import Program
+from proofs.exact.state import State
+from proofs.exact.tensor import ExactTensor, TensorType
+from protocol.types import TaskId
+from tests.unit.node.compute_views import make_spec
+
+SQUARE = TensorType((3, 3), 16)
+STATE: State = {"m": ExactTensor(SQUARE, torch.arange(9).reshape(3, 3))}
+
+
+def small_program() -> Program:
+    b = ProgramBuilder()
+    b.update("m", b.saturate(b.add(b.state("m", SQUARE), b.constant(1)), bits=16))
+    return b.build()
+
+
+class SlowDisk(Desk):
+    """A disk that takes its time."""
+
+    def rehearse(self, task: TaskId, checkpoint: Checkpoint) -> None:
+        started = time.perf_counter()
+        super().rehearse(task, checkpoint)
+        while time.perf_counter() < started + 0.05:
+            pass
+
+
+def test_slow_disk_counts_for_the_checkpoint_alone(tmp_path: Path) -> None:
+    desk = SlowDisk(tmp_path)
+    measured = measure(desk, small_program(), STATE, {}, make_spec())
+    assert measured.checkpoint_s >= 0.05 > measured.step_s
+    assert measure_average(desk, STATE, make_spec()).checkpoint_s >= 0.05
+    assert not any(path.is_file() for path in desk.root.rglob("*")), "nothing stays behind"
+
+
+def test_hopeless_program_is_not_measured_to_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[int] = []
+    whole_step = speed.Stopwatch.step
+
+    def counted(watch: speed.Stopwatch) -> None:
+        steps.append(1)
+        whole_step(watch)
+
+    monkeypatch.setattr(speed.Stopwatch, "step", counted)
+    measure(Desk(tmp_path), small_program(), STATE, {}, make_spec(compute_window_s=0))
+    assert steps == [1]
+
+
+def test_speed_file_of_another_version_is_measured_again(tmp_path: Path) -> None:
+    desk, root = Desk(tmp_path), b"\x01" * 32
+    (desk.root / "speed.json").write_text(f'{{"{root.hex()}": 0.25}}')
+    assert desk.speed(root) is None
+    desk.put_speed(root, Speed(0.5, 0.125))
+    assert Desk(tmp_path).speed(root) == Speed(0.5, 0.125)
