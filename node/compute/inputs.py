@@ -7,10 +7,11 @@ needs it.
 
 from __future__ import annotations
 
-import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 
 import structlog
 
@@ -19,13 +20,18 @@ from node.compute.speed import measure, measure_average
 from node.states import fetch_state
 from node.taskbook import TaskBook, blobs_of
 from proofs.exact.encoding import decode_program
+from proofs.exact.plan import peak_bytes
 from proofs.exact.program import Program
 from proofs.exact.state import decode_state
 from protocol.errors import BlobError
-from protocol.types import BlobId, Unit, UnitStatus
+from protocol.types import BlobId, TaskSpec, Unit, UnitStatus
 
-MAX_VALUE_BYTES = 16 << 30
-"""All values of one step together, as int64; most are gone before the step ends."""
+AVERAGE_STATES = 4
+"""States that an average holds beside those of the shards: input, sum, doubled, mean."""
+MEMORY_PART = 2
+"""A unit is taken if what it holds at once fits into this part of the machine's memory: the other half is for encoded
+states, kernels' scratch space and everything else. A process that the system kills for its hunger would start again,
+fetch the same task and be killed again."""
 
 log = structlog.get_logger(__name__)
 
@@ -107,7 +113,7 @@ def prepare(book: TaskBook, desk: Desk, unit: int, needs: tuple[Need, ...]) -> N
             if not desk.has_input(book.task, need.root):
                 desk.put_input(book.task, need.root, book.program())
             program = decode_program(desk.get_input(book.task, need.root))
-            _check_size(program)
+            check_size(program, book.spec, unit)
         elif not desk.has_input(book.task, need.root):
             assert program is not None, "needs_of puts the program first"
             types = program.state_types if need.kind is InputKind.STATE else program.data_types
@@ -122,12 +128,27 @@ def prepare(book: TaskBook, desk: Desk, unit: int, needs: tuple[Need, ...]) -> N
         desk.put_speed(spec.program_root, measure(desk, program, state, data, spec))
 
 
-def _check_size(program: Program) -> None:
-    """Raises BlobError V-23 for a program whose values would not fit any machine: it is not even tried."""
-    value_bytes = 8 * sum(math.prod(value.shape) for value in program.values)
-    if value_bytes > MAX_VALUE_BYTES:
+def check_size(program: Program, spec: TaskSpec, unit: int, memory: int | None = None) -> None:
+    """Raises BlobError V-23 for a unit that does not fit `memory` bytes (this machine's): it is not even tried."""
+    memory = memory_bytes() if memory is None else memory
+    if spec.is_aggregation(unit):
+        state = 8 * sum(type_.elements for type_ in program.state_types.values())
+        need = (spec.shards + AVERAGE_STATES) * state
+    else:
+        need = peak_bytes(program)
+    if need > memory // MEMORY_PART:
         raise BlobError(
-            f"a step of the program makes {value_bytes >> 30} GiB of values, at most {MAX_VALUE_BYTES >> 30} are taken",
+            f"unit {unit} holds {need / 2**30:.1f} GiB at once, at most {memory / MEMORY_PART / 2**30:.1f} are taken",
             code="V-23",
             hint="leave this task to a larger machine",
         )
+
+
+def memory_bytes() -> int:
+    """What this process may use: the machine's memory, or less if its control group has less."""
+    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        text = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
+    except OSError:
+        return physical
+    return min(physical, int(text)) if text.isdecimal() else physical

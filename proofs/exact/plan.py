@@ -7,6 +7,7 @@ which of several equal kernels computes it, and where it is stored.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 import torch
 
@@ -78,6 +79,19 @@ class Plan:
                 del values[number]
         outputs = zip(types.items(), self.program.outputs, strict=True)
         return {name: ExactTensor.proven(type_, values[number].int64.contiguous()) for (name, type_), number in outputs}
+
+
+def peak_bytes(program: Program) -> int:
+    """An upper bound of what one step holds at once: inputs, constants, and the values that are still to be read."""
+    sizes = [8 * prod(value.shape) for value in program.values]
+    lives = Lives(program)
+    held = sum(sizes[: program.first_op])
+    peak = held
+    for number, _ in program.numbered_ops():
+        held += sizes[number]
+        peak = max(peak, held)
+        held -= sum(sizes[dead] for dead in lives.dead_after(number))
+    return peak
 
 
 class Lives:

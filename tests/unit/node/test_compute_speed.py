@@ -10,12 +10,15 @@ import torch
 
 from node.compute import speed
 from node.compute.desk import Checkpoint, Desk
+from node.compute.inputs import check_size
 from node.compute.speed import measure, measure_average
 from node.compute.view import Speed
 from proofs.exact.builder import ProgramBuilder
+from proofs.exact.plan import peak_bytes
 from proofs.exact.program import Program
 from proofs.exact.state import State
 from proofs.exact.tensor import ExactTensor, TensorType
+from protocol.errors import BlobError
 from protocol.types import TaskId
 from tests.unit.node.compute_views import make_spec
 
@@ -66,3 +69,21 @@ def test_speed_file_of_another_version_is_measured_again(tmp_path: Path) -> None
     assert desk.speed(root) is None
     desk.put_speed(root, Speed(0.5, 0.125))
     assert Desk(tmp_path).speed(root) == Speed(0.5, 0.125)
+
+
+def test_unit_that_would_not_fit_the_machine_is_left_alone() -> None:
+    b = ProgramBuilder()
+    wide = TensorType((1 << 20,), 16)
+    x = b.state("x", wide)
+    for _ in range(20):
+        x = b.saturate(b.add(x, b.constant(1)), bits=16)
+    b.update("x", x)
+    program, spec = b.build(), make_spec(shards=100)
+    state = 8 << 20
+    assert 3 * state <= peak_bytes(program) <= 6 * state, "a long chain holds few values at once"
+    check_size(program, spec, 0, memory=2 * peak_bytes(program))
+    with pytest.raises(BlobError, match="at once"):
+        check_size(program, spec, 0, memory=peak_bytes(program))
+    with pytest.raises(BlobError, match="at once"):
+        check_size(program, spec, 100, memory=2 * 100 * state)
+    check_size(program, spec, 100, memory=2 * 104 * state)
