@@ -259,9 +259,11 @@ class EventFollower:
     def _events(self, after: Cursor, first: int, last: int) -> tuple[list[ChainEvent], tuple[BlockRef, ...]]:
         """Events in blocks `first..last`, and hashes to remember.
 
-        The end's header is read first, the cursor's again after it, the logs last. A reorganisation before the cursor's
+        The end's header is read first, the cursor's again after it, then the logs. A reorganisation before the cursor's
         header shows there; a later one that reaches the cursor takes the end with it, and the next poll sees that. In
-        any other order a hash of the new chain could hide a block of the old one for ever.
+        any other order a hash of the new chain could hide a block of the old one for ever. The end's header is read
+        once more at last: the logs may have come from another endpoint, which has not got the end and leaves its logs
+        out without a word.
         Raises `_ReorganisedMeanwhile` if the first kind is seen, or the logs don't fit the end.
         """
         end = self._hash_at(last)
@@ -270,6 +272,8 @@ class EventFollower:
             raise _ReorganisedMeanwhile
         wanted = {**self._filter, "fromBlock": hex(first), "toBlock": hex(last)}
         logs = [log for log in self._client.w3.eth.get_logs(cast(FilterParams, wanted)) if not log.get("removed")]
+        if self._hash_at(last) != end:
+            raise _ReorganisedMeanwhile
         hashes: dict[int, bytes] = {last: end}
         for log in logs:
             if hashes.setdefault(int(log["blockNumber"]), bytes(log["blockHash"])) != bytes(log["blockHash"]):

@@ -45,6 +45,8 @@ _IDEMPOTENT = ("eth_", "net_", "web3_")
 _NO_HEAD_NEEDED = ("eth_blockNumber", "eth_chainId", "web3_clientVersion")
 _ALREADY_KNOWN = ("already known", "already imported", "known transaction", "already in mempool")
 _RATE_LIMIT_CODES = (429, -32029)
+# No key, no money, no right: another endpoint may have them.
+_NOT_SERVED = (401, 402, 403)
 
 
 class SendOutcomeUnknownError(UnreachableError):
@@ -85,6 +87,15 @@ def _head_in(method: str, params: Any, answer: Any) -> int | None:
     if method == "eth_getBlockByNumber" and list(params)[:1] == ["latest"] and isinstance(result, dict):
         return int(result["number"], 16)
     return None
+
+
+def _is_answer(document: Any) -> bool:
+    """Whether it has the shape of a JSON-RPC answer. Proxies in front of a node send all sorts of other JSON."""
+    return (
+        isinstance(document, dict)
+        and document.get("jsonrpc") == "2.0"
+        and ("result" in document or isinstance(document.get("error"), dict))
+    )
 
 
 class _TryNext(Exception):  # noqa: N818 - control flow inside this file, never seen outside
@@ -160,9 +171,13 @@ class FailoverProvider(JSONBaseProvider):
             raise ValueError("transactions are not sent in batches")
         body = self.encode_batch_rpc_request(requests)
         answer = self._serve("batch", lambda endpoint: self._post(endpoint, body))
-        if isinstance(answer, list):
-            return cast(list[RPCResponse], sorted(answer, key=lambda item: int(item["id"])))
-        return cast(RPCResponse, answer)
+        if not isinstance(answer, list):
+            return cast(RPCResponse, answer)
+        by_id = {item["id"]: item for item in answer if _is_answer(item) and isinstance(item.get("id"), int)}
+        if not len(by_id) == len(answer) == len(requests):
+            refusal = {"code": -32603, "message": "the batch was not answered one for one"}
+            return cast(RPCResponse, {"jsonrpc": "2.0", "id": None, "error": refusal})
+        return cast(list[RPCResponse], [by_id[id_] for id_ in sorted(by_id)])
 
     def _serve(self, method: str, ask: Callable[[_Endpoint], Any]) -> Any:
         """Asks one endpoint after the other until one answers.
@@ -250,6 +265,10 @@ class FailoverProvider(JSONBaseProvider):
             answer = self.decode_rpc_response(response.content)
         except ValueError as error:
             raise _TryNext(f"HTTP {response.status_code} without JSON-RPC", sent=True) from error
+        if response.status_code in _NOT_SERVED:
+            raise _TryNext(f"refuses us (HTTP {response.status_code})", sent=False)
+        if not (_is_answer(answer) or (isinstance(answer, list) and body.startswith(b"["))):
+            raise _TryNext(f"HTTP {response.status_code} without JSON-RPC", sent=True)
         if response.status_code >= httpx2.codes.INTERNAL_SERVER_ERROR:
             raise _TryNext(f"HTTP {response.status_code}", sent=True)
         refusal = answer.get("error") if isinstance(answer, dict) else None

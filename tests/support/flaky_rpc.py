@@ -35,6 +35,8 @@ class Fault(Enum):
     """HTTP 503 without a body of JSON."""
     REFUSE_RANGE = auto()
     """A JSON-RPC error, as endpoints give for too wide an eth_getLogs."""
+    ODD = auto()
+    """Whatever `odd` says: what no node would answer, but a proxy in front of one does."""
 
 
 @dataclass
@@ -53,6 +55,10 @@ class FlakyRpc:
     asked: list[str] = field(default_factory=list)
     lag_blocks: int = 0
     """How far behind the true head the answers to eth_blockNumber are."""
+    stale_blocks: int = 0
+    """How many of the newest blocks it has not got yet, like a node that lags: neither headers nor logs of them."""
+    odd: tuple[int, bytes] = (200, b"")
+    """HTTP status and body of `Fault.ODD`."""
     delay_s: float = 0.0
     max_range_blocks: int | None = None
     """Widest eth_getLogs range that is answered."""
@@ -61,7 +67,7 @@ class FlakyRpc:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def fail(self, method: str, fault: Fault, times: int | None = None) -> None:
-        """Requests of `method` ("*": any) meet `fault`, the next `times` times or until `heal`."""
+        """Requests of `method` ("*": any, "batch": any batch) meet `fault`, the next `times` times or until `heal`."""
         with self._lock:
             self._rules.append(_Rule(method, fault, times))
 
@@ -69,7 +75,7 @@ class FlakyRpc:
         """Behaves from now on."""
         with self._lock:
             self._rules.clear()
-            self.lag_blocks, self.delay_s, self.max_range_blocks = 0, 0.0, None
+            self.lag_blocks, self.stale_blocks, self.delay_s, self.max_range_blocks = 0, 0, 0.0, None
 
     def interrupt(self, after: int, action: Callable[[], None]) -> None:
         """Runs `action` once: after `after` more requests, before the next one is forwarded."""
@@ -89,7 +95,7 @@ class FlakyRpc:
         with self._lock:
             self.asked.extend(methods)
             for rule in self._rules:
-                if rule.method == "*" or rule.method in methods:
+                if rule.method in ("*", *methods) or (rule.method == "batch" and isinstance(request, list)):
                     if rule.times is not None:
                         rule.times -= 1
                         if rule.times <= 0:
@@ -101,12 +107,32 @@ class FlakyRpc:
                 return Fault.REFUSE_RANGE
         return None
 
+    def _aged(self, request: Any, upstream: httpx2.Client) -> Any:
+        """The request as a node has to read it that has not got the newest blocks."""
+        if not self.stale_blocks or isinstance(request, list):
+            return request
+        ask = {"jsonrpc": "2.0", "id": 0, "method": "eth_blockNumber", "params": []}
+        head = max(int(upstream.post(self.upstream, json=ask).json()["result"], 16) - self.stale_blocks, 0)
+        method, params = request["method"], list(request["params"])
+        if method == "eth_blockNumber":
+            return {**request, "method": "eth_getBlockByNumber", "params": [hex(head), False]}
+        if method == "eth_getBlockByNumber":
+            known = params[0] == "latest" or int(params[0], 16) <= head
+            params[0] = hex(head) if params[0] == "latest" else params[0] if known else hex(2**40)
+        if method == "eth_getLogs":
+            params[0] = {**params[0], "toBlock": hex(min(int(params[0]["toBlock"], 16), head))}
+        return {**request, "params": params}
+
     def _bent(self, request: Any, answer: bytes) -> bytes:
         """The answer, with the head moved back where a lagging endpoint would show an older one."""
-        if not self.lag_blocks or isinstance(request, list) or request["method"] != "eth_blockNumber":
+        lags = self.lag_blocks or self.stale_blocks
+        if not lags or isinstance(request, list) or request["method"] != "eth_blockNumber":
             return answer
         document = json.loads(answer)
-        document["result"] = hex(max(int(document["result"], 16) - self.lag_blocks, 0))
+        if self.stale_blocks:
+            document["result"] = document["result"]["number"]
+        else:
+            document["result"] = hex(max(int(document["result"], 16) - self.lag_blocks, 0))
         return json.dumps(document).encode()
 
 
@@ -131,7 +157,10 @@ def _handler(proxy: FlakyRpc, upstream: httpx2.Client) -> type[BaseHTTPRequestHa
                 error = {"code": -32005, "message": "query returned more than 10000 results"}
                 self._answer(200, json.dumps({"jsonrpc": "2.0", "id": request["id"], "error": error}).encode())
                 return
-            answer = upstream.post(proxy.upstream, content=body, headers={"content-type": "application/json"})
+            if fault is Fault.ODD:
+                self._answer(*proxy.odd)
+                return
+            answer = upstream.post(proxy.upstream, json=proxy._aged(request, upstream))
             if fault is not Fault.SWALLOW_ANSWER:
                 self._answer(answer.status_code, proxy._bent(request, answer.content))
 

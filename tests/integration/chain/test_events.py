@@ -81,6 +81,22 @@ def test_every_event_comes_once_in_order(avenue: AvenueChain) -> None:
     assert len(ledger.events) == 4 and not ledger.rollbacks
 
 
+def test_endpoint_that_lags_behind_the_one_before_hides_no_event(avenue: AvenueChain) -> None:
+    """The first endpoint shows the newest block and dies; the next has not got that block, nor the logs in it."""
+    with flaky_rpc(avenue.url) as first, flaky_rpc(avenue.url) as second:
+        w3 = connect([first.url, second.url])
+        ledger = Ledger(EventFollower(ChainClient(w3, avenue.deployment)))
+        ledger.catch_up()
+        drip(avenue, 3)
+        first.fail("eth_getLogs", Fault.SERVER_ERROR)
+        second.stale_blocks = 1
+        ledger.catch_up()
+        second.heal()
+        ledger.catch_up()
+        w3.provider.close()  # type: ignore[attr-defined]
+    assert ledger.names == ["MarketBound", "Dripped"]
+
+
 def test_nothing_new_at_the_head_gives_an_empty_batch(avenue: AvenueChain) -> None:
     ledger = Ledger(EventFollower(avenue.client))
     ledger.catch_up()

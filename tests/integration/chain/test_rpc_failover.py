@@ -12,9 +12,10 @@ from eth_account.signers.local import LocalAccount
 from web3 import Web3
 from web3.types import RPCEndpoint
 
+from protocol.chain import ChainClient, Read
 from protocol.errors import ConfigError, LaggingRpcError, UnreachableError
 from protocol.rpc import FailoverProvider, SendOutcomeUnknownError, connect
-from tests.support.anvil import AnvilProcess, anvil
+from tests.support.anvil import AnvilProcess, AvenueChain, anvil
 from tests.support.flaky_rpc import Fault, flaky_rpc
 from tests.support.waiting import wait_until
 
@@ -111,6 +112,44 @@ def test_batch_goes_to_the_next_endpoint_too(chain: AnvilProcess) -> None:
         answers = provider_of(w3).make_batch_request(requests)
         assert isinstance(answers, list)
         assert [answer["result"] for answer in answers] == ["0x7a69", "0x0"]
+
+
+ODD_ANSWERS = [
+    (200, b"null"),
+    (200, b'"busy"'),
+    (200, b"[]"),
+    (200, b'{"jsonrpc":"2.0","id":1}'),
+    (403, b'{"message":"invalid key"}'),
+    (401, b'{"jsonrpc":"2.0","id":1,"error":{"code":-32000,"message":"project id is missing"}}'),
+]
+
+
+@pytest.mark.parametrize("odd", ODD_ANSWERS)
+def test_answer_that_is_none_is_left_for_the_next_endpoint(chain: AnvilProcess, odd: tuple[int, bytes]) -> None:
+    with flaky_rpc(chain.url) as rpc, connected(rpc.url, chain.url) as w3:
+        rpc.odd = odd
+        rpc.fail("eth_getBalance", Fault.ODD)
+        assert w3.eth.get_balance(chain.accounts[0].address) > 0
+
+
+def test_endpoint_that_says_nothing_sensible_is_unreachable(chain: AnvilProcess) -> None:
+    with flaky_rpc(chain.url) as rpc, connected(rpc.url) as w3:
+        rpc.odd = (200, b"null")
+        rpc.fail("eth_getBalance", Fault.ODD)
+        with pytest.raises(UnreachableError, match="without JSON-RPC"):
+            w3.eth.get_balance(chain.accounts[0].address)
+
+
+REFUSAL = b'{"jsonrpc":"2.0","id":null,"error":{"code":-32600,"message":"no batches"}}'
+
+
+@pytest.mark.parametrize("answer", [b"[]", b"[" + REFUSAL + b"]", b"[" + REFUSAL + b"," + REFUSAL + b"]", b'["x","y"]'])
+def test_batch_that_is_not_answered_one_for_one_is_asked_one_by_one(avenue: AvenueChain, answer: bytes) -> None:
+    with flaky_rpc(avenue.url) as rpc, connected(rpc.url) as w3:
+        rpc.odd = (200, answer)
+        rpc.fail("batch", Fault.ODD)
+        reads = [Read("registry", "nodeCount"), Read("market", "COMPENSATION_BPS")]
+        assert ChainClient(w3, avenue.deployment).read_many(reads) == [0, 5000]
 
 
 def test_wrong_chain_id_is_a_configuration_error(chain: AnvilProcess) -> None:
