@@ -218,21 +218,25 @@ def _token_balance(context: NodeContext) -> Finding:
 
 
 def _stake(context: NodeContext) -> Finding:
-    from protocol.amounts import show_avn
+    from protocol.amounts import format_avn, show_avn
 
     client = context.client
     node = client.node_of(context.address)
     if node is None:
-        if context.config.compute.auto_register and context.owner_address is not None:
-            detail = f"not registered; the first start stakes {context.config.compute.stake} AVN"
-            return Finding("stake", Status.WARNING, detail, "avenue compute start")
+        owner, least = context.owner_address, context.config.compute.min_gas_balance_wei
+        if context.config.compute.auto_register and owner is not None:
+            if (have := client.gas_balance(owner)) < least:
+                poor = f"the owner {owner} registers and stakes, and has {format_avn(have)} ETH for its gas"
+                return Finding("stake", Status.FAILED, poor, f"send {format_avn(least)} ETH to {owner}", "D-08")
+            later = f"not registered; the first start stakes {context.config.compute.stake} AVN"
+            return Finding("stake", Status.WARNING, later, "avenue compute start")
         hint = f"the owner registers operator {context.address}"
         return Finding("stake", Status.FAILED, "this operator serves no node", hint, "D-09")
-    record, least = client.node(node), client.constants.min_stake
-    detail = f"node {node}: {show_avn(record.stake)}, {show_avn(record.free_stake)} free (at least {show_avn(least)})"
+    record, minimum = client.node(node), client.constants.min_stake
+    detail = f"node {node}: {show_avn(record.stake)}, {show_avn(record.free_stake)} free (at least {show_avn(minimum)})"
     if record.leaving:
         return Finding("stake", Status.FAILED, f"node {node} is leaving", "register another node", "D-10")
-    if record.stake < least:
+    if record.stake < minimum:
         return Finding("stake", Status.FAILED, detail, f"stake more for node {node}", "D-10")
     return Finding("stake", Status.OK, detail)
 

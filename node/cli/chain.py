@@ -50,7 +50,7 @@ def info(call: Invocation) -> None:
         rows = [
             ("chain id", str(client.chain_id)),
             ("head", f"{head.number}, {format_time(head.timestamp)}, {age} ago"),
-            ("base fee", f"{head.base_fee_wei / 10**9:g} gwei"),
+            ("base fee", f"{format_avn(head.base_fee_wei * 10**9)} gwei"),
         ]
         rows += list(addresses.items())
         rows += [
@@ -69,14 +69,18 @@ def add_to(app: typer.Typer) -> None:
 
 def faucet(
     call: Invocation,
-    address: Annotated[str | None, typer.Argument(help="Who gets the tokens; default: this home's own key.")] = None,
+    address: Annotated[
+        str | None, typer.Argument(help="Who gets the tokens; default: this home's own key, a compute node's owner.")
+    ] = None,
 ) -> None:
     """Ask the faucet of a test network for tokens."""
+    from node.config import Role
     from protocol import transactions
     from protocol.amounts import show_avn
 
     with call.context() as context:
-        to = _address(address) if address else context.address
+        own = (context.role is Role.COMPUTE and context.owner_address) or context.address  # the owner stakes
+        to = _address(address) if address else own
         drip = transactions.drip(context.deployment, to)
         confirm_calls(call, context, context.account, [drip])
         outcome = context.sender_for(context.account).send(drip)

@@ -13,7 +13,7 @@ from node.cli.invocation import Invocation, Needs, command
 from node.cli.output import Block, Fields, Table
 from node.cli.sending import confirm_calls, outcome_document
 from node.cli.signals import stop_on_signals
-from protocol.errors import FundsError
+from protocol.errors import FundsError, UsageError
 
 if TYPE_CHECKING:
     from node.compute.account import Step
@@ -131,7 +131,9 @@ def stake(call: Invocation, amount: Annotated[str, typer.Argument(help="AVN to a
 
         node, deployment, payer = node_of(context), context.deployment, context.owner_account or context.account
         have = context.client.token_balance(payer.address)
-        if wei == 0 or have < wei:
+        if wei == 0:
+            raise UsageError("nothing to stake: 0 AVN", code="U-20", hint="give a positive amount")
+        if have < wei:
             said = f"{payer.address} has {show_avn(have)}, {show_avn(wei)} asked"
             raise FundsError(said, code="F-13", hint="choose another amount, or send tokens there")
         allow = transactions.approve(deployment, deployment.registry, wei)
@@ -168,9 +170,12 @@ def drain(
 
         if undo:
             account.undrain(context)
-        else:
-            account.drain(context)
-        call.out.emit({"draining": not undo}, "the node takes units again" if undo else "draining")
+            call.out.emit({"draining": False}, "the node takes units again")
+            return
+        running = account.drain(context)
+        agent = "the running agent" if running else "no agent runs; the next start"
+        said = f"draining: {agent} takes nothing new, finishes what is in flight, and ends"
+        call.out.emit({"draining": True, "running": running}, said)
 
 
 def _send(call: Invocation, context: NodeContext, steps: tuple[Step, ...], nothing: str = "nothing to do") -> None:
@@ -180,14 +185,23 @@ def _send(call: Invocation, context: NodeContext, steps: tuple[Step, ...], nothi
         return
     from node.compute.account import send
 
-    confirm_calls(call, context, steps[0].signer, [step.call for step in steps])
+    actions = [_action(step) for step in steps]
+    confirm_calls(call, context, steps[0].signer, [step.call for step in steps], actions)
     outcomes = send(context, steps)
     document = [
         {"action": step.call.description, "amount_wei": str(step.amount), "to": step.to} | outcome_document(outcome)
         for step, outcome in zip(steps, outcomes, strict=True)
     ]
-    rows = [(step.call.description, "0x" + outcome.hash.hex()) for step, outcome in zip(steps, outcomes, strict=True)]
+    rows = [(action, "0x" + outcome.hash.hex()) for action, outcome in zip(actions, outcomes, strict=True)]
     call.out.emit({"transactions": document}, Fields("done", rows))
+
+
+def _action(step: Step) -> str:
+    """What a step does and how much it moves."""
+    from protocol.amounts import show_avn
+
+    amount, said = show_avn(step.amount), step.call.description
+    return said if amount in said else f"{said}: {amount}"
 
 
 def _where(action: Any) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from node.cli.chain_view import hex_id
 from node.cli.output import Block, Fields, Table, format_duration, format_time
+from node.cli.sending import show_gas_money
 
 if TYPE_CHECKING:
     from node.compute.account import Earnings, NodeStatus
@@ -30,6 +31,8 @@ def status_document(status: NodeStatus) -> dict[str, Any]:
         "min_stake_wei": str(status.min_stake),
         "unbonding": [{"amount_wei": str(t.amount), "matures_at": t.matures_at} for t in status.tranches],
         "gas_balance_wei": str(status.gas_balance),
+        "min_gas_balance_wei": str(status.min_gas),
+        "open_tasks": status.open_tasks,
         "withdrawable_wei": str(status.owner_credit),
         "tips_wei": str(status.operator_tips),
         "units": [
@@ -50,7 +53,7 @@ def status_document(status: NodeStatus) -> dict[str, Any]:
 
 def status_blocks(status: NodeStatus) -> tuple[Block, ...]:
     """What is wrong comes first."""
-    from protocol.amounts import format_avn, show_avn
+    from protocol.amounts import show_avn
 
     record = status.record
     state = "draining" if status.draining else "active" if status.active else "not active"
@@ -62,10 +65,17 @@ def status_blocks(status: NodeStatus) -> tuple[Block, ...]:
             "stake",
             f"{show_avn(record.stake)} (at least {show_avn(status.min_stake)}), {show_avn(record.free_stake)} free",
         ),
-        ("gas money", f"{format_avn(status.gas_balance)} ETH"),
+        ("gas money", show_gas_money(status.gas_balance)),
         ("to withdraw", f"{show_avn(status.owner_credit)} for the owner, {show_avn(status.operator_tips)} in tips"),
     ]
-    rows += [("unbonding", f"{show_avn(t.amount)} until {format_time(t.matures_at)}") for t in status.tranches]
+    rows += [
+        ("unbonding", f"{show_avn(t.amount)} until {format_time(t.matures_at)}")
+        if t.matures_at > status.timestamp
+        else ("unbonded", f"{show_avn(t.amount)}: avenue compute withdraw")
+        for t in status.tranches
+    ]
+    why = "`avenue compute tasks --explain` says what this node would do and why" if status.open_tasks else "none to do"
+    rows.append(("open tasks", f"{status.open_tasks}; {why}"))
     units = [
         (
             hex_id(unit.task)[:18],
@@ -89,11 +99,13 @@ def risks(status: NodeStatus) -> list[str]:
         for unit in status.units
         if unit.at_risk
     ]
-    if not status.active and not status.record.leaving:
-        missing = show_avn(max(status.min_stake - status.record.stake, 0))
+    record = status.record
+    if not status.active and not record.leaving:
+        missing = show_avn(max(status.min_stake - record.stake, 0))
         found.append(f"the stake is {missing} short: avenue compute stake AMOUNT")
-    if status.gas_balance == 0:
-        found.append(f"no gas money: send some to {status.record.operator}")
+    if status.gas_balance < status.min_gas:
+        have, least = show_gas_money(status.gas_balance), show_gas_money(status.min_gas)
+        found.append(f"{have} of gas money, nothing new is claimed below {least}: send some to {record.operator}")
     return found
 
 

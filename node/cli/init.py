@@ -94,6 +94,5 @@ def _next_steps(role: Role, dev_account: int | None) -> list[str]:
         Role.REQUEST: "avenue task submit examples/mnist.toml",
         Role.DEPLOYER: "avenue deploy",
     }[role]
-    if dev_account is not None:
-        start += f" --dev-account {dev_account}"
-    return ["avenue doctor", start]
+    account = "" if dev_account is None else f" --dev-account {dev_account}"
+    return [f"avenue doctor{account}", f"{start}{account}"]

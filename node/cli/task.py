@@ -122,7 +122,7 @@ def result(
             "layers": list(saved.layers),
             "bytes": saved.bytes_written,
         }
-        rows = [("file", f"{saved.path}, {saved.bytes_written / 2**20:.1f} MiB")]
+        rows = [("file", f"{saved.path}, {saved.bytes_written / 2**10:.1f} KiB")]
         rows += [("layers", " - ".join(str(layer) for layer in saved.layers)), ("state root", hex_id(saved.state_root))]
         call.out.emit(document, Fields("the trained model, equal to the chain's state root", rows))
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from node.cli.chain_view import hex_id
 from node.cli.output import Fields, Table, format_duration, format_time
+from node.cli.sending import show_gas_money
 
 if TYPE_CHECKING:
     from node.context import NodeContext
@@ -27,7 +28,7 @@ def cost_rows(context: NodeContext, submission: Submission) -> list[tuple[str, s
         ("unit price", show_avn(spec.unit_price)),
         ("escrow", f"{show_avn(cost.escrow)}, what is not earned comes back"),
         ("balance after", f"{show_avn(cost.balance_after)} of {show_avn(cost.balance)}"),
-        ("gas", f"at most {cost.gas}, {cost.gas_cost / 10**18:.6f} of {cost.gas_balance / 10**18:.6f} ETH"),
+        ("gas", f"at most {cost.gas}, {show_gas_money(cost.gas_cost)} of {show_gas_money(cost.gas_balance)}"),
         ("upload", f"{submission.prepared.upload_bytes / 2**20:.1f} MiB"),
         ("no claim after", format_time(spec.deadline)),
     ]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from eth_account.signers.local import LocalAccount
 from eth_typing import ChecksumAddress
 
-from node.compute.start import drain_marker
+from node.compute.start import AGENT_ROLE, drain_marker
 from node.compute.view import IN_WORK
 from node.context import NodeContext
 from node.files import write_whole
@@ -22,6 +22,7 @@ from protocol.amounts import show_avn
 from protocol.errors import FundsError, StateError
 from protocol.events import EventFollower, Slashed, UnitExpired, UnitFinalised
 from protocol.fees import SendPolicy
+from protocol.locks import sole_agent
 from protocol.sender import Sender, TxOutcome
 from protocol.transactions import Call
 from protocol.types import NodeId, NodeRecord, TaskId, TaskStatus, Tranche, Unit, UnitStatus, Wei
@@ -52,16 +53,21 @@ class NodeStatus:
     """Everything about a node at one block. Gas money in wei of the chain's coin, the rest in token wei."""
 
     block: int
+    timestamp: int
     record: NodeRecord
     active: bool
     min_stake: Wei
     tranches: tuple[Tranche, ...]
     gas_balance: Wei
+    min_gas: Wei
+    """With less the agent claims nothing new."""
     owner_credit: Wei
     """Earnings, withdrawable to the owner."""
     operator_tips: Wei
     """Tips for expired units and the like, collectable by the operator."""
     units: tuple[UnitInHand, ...]
+    open_tasks: int
+    """On the market, of anybody: posted and neither cancelled nor closed."""
     draining: bool
 
     @property
@@ -135,19 +141,23 @@ def status(context: NodeContext) -> NodeStatus:
     chain = context.client.at(head.number)
     record = chain.node(node)
     minimum = context.client.constants.min_stake
+    states = context.client.tasks([TaskId(spec.task_id) for spec in TaskFeed(context).poll()])
     return NodeStatus(
         block=head.number,
+        timestamp=head.timestamp,
         record=record,
         active=not record.leaving and record.stake >= minimum,
         min_stake=minimum,
         tranches=chain.tranches(node),
         gas_balance=chain.gas_balance(record.operator),
+        min_gas=context.config.compute.min_gas_balance_wei,
         owner_credit=chain.market_credit(record.owner),
         operator_tips=chain.registry_credit(record.operator),
         units=tuple(
             UnitInHand(task, index, unit.status, unit.attempt, unit.deadline - head.timestamp, price)
             for task, index, unit, price in _units_in_hand(context, node)
         ),
+        open_tasks=sum(state.status is TaskStatus.POSTED for state in states),
         draining=drain_marker(context).exists(),
     )
 
@@ -222,6 +232,12 @@ def plan_unbonding(context: NodeContext, amount: Wei | None = None) -> tuple[Ste
     record = client.node(node_of(context))
     owner = _owner_account(context, record)
     wanted = record.free_stake if amount is None else amount
+    if record.stake == 0:
+        raise FundsError(
+            f"node {record.node} has no stake that is not unbonding already",
+            code="F-12",
+            hint="`avenue compute status` says when it matures; then `avenue compute withdraw`",
+        )
     if wanted == 0 or wanted > record.free_stake:
         raise FundsError(
             f"node {record.node} has {show_avn(record.free_stake)} free, {show_avn(wanted)} asked",
@@ -264,9 +280,18 @@ def send(context: NodeContext, steps: tuple[Step, ...]) -> tuple[TxOutcome, ...]
 # --- out of service -------------------------------------------------------------------------------------------------
 
 
-def drain(context: NodeContext) -> None:
-    """The running agent, or the next one, takes nothing new, finishes what is in flight and ends. Raises OSError."""
+def drain(context: NodeContext) -> bool:
+    """The running agent, or the next one, takes nothing new, finishes what is in flight and ends.
+
+    Returns whether one is running. Raises ConfigError C-50 for a home without an operator, OSError.
+    """
+    operator = context.address  # first: nothing would come of a request to nobody
     write_whole(drain_marker(context), b"")
+    try:
+        with sole_agent(context.data_dir, context.network.chain_id, operator, AGENT_ROLE):
+            return False
+    except StateError:
+        return True
 
 
 def undrain(context: NodeContext) -> None:

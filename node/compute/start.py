@@ -26,6 +26,8 @@ AUTHORISATION_TTL_S = 3600
 CAPABILITIES_HASH = tag("avenue.capabilities.exact.v1")
 """What this build can run: exact programs, first version."""
 MAX_DRIPS = 10
+AGENT_ROLE = "compute"
+"""The name of the lock that a running agent holds (protocol/locks.py)."""
 
 log = structlog.get_logger(__name__)
 

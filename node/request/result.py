@@ -18,7 +18,7 @@ from node.taskbook import TaskBook, blobs_of
 from node.taskfeed import TaskFeed
 from node.training.float32 import layers_of, to_state_dict
 from proofs.exact.state import State, decode_state
-from protocol.errors import StateError
+from protocol.errors import ConfigError, StateError
 from protocol.types import ZERO32, TaskId, TaskSpec
 
 
@@ -36,8 +36,14 @@ class SavedResult:
 def save_result(context: NodeContext, task_id: TaskId, path: Path | str) -> SavedResult:
     """Writes the model as safetensors, under the names of `torch.nn.Sequential(Linear, ReLU, ..., Linear)`.
 
-    The metadata name the task and the state root. Raises as `fetch_result`, and OSError.
+    The metadata name the task and the state root. Raises as `fetch_result`, and ConfigError C-01 if `path` cannot be
+    written.
     """
+    path = Path(path)
+    if path.is_dir():
+        raise ConfigError(
+            f"cannot write {path}: it is a directory", code="C-01", hint=f"-o {path / 'model.safetensors'}"
+        )
     root, state = fetch_result(context, task_id)
     layers = layers_of(state)
     metadata = {
@@ -46,8 +52,13 @@ def save_result(context: NodeContext, task_id: TaskId, path: Path | str) -> Save
         "avenue.model": json.dumps({"kind": "mlp", "layers": layers}),
     }
     data = save({name: tensor.contiguous() for name, tensor in to_state_dict(state).items()}, metadata)
-    write_whole(Path(path), data)
-    return SavedResult(Path(path), task_id, root, layers, len(data))
+    try:
+        write_whole(path, data)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write {path}: {error.strerror}", code="C-01", hint="choose another file with -o"
+        ) from error
+    return SavedResult(path, task_id, root, layers, len(data))
 
 
 def fetch_result(context: NodeContext, task_id: TaskId) -> tuple[bytes, State]:

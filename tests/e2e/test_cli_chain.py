@@ -59,6 +59,30 @@ def test_the_faucet_drips_and_then_says_when_it_will_again(cli: Cli) -> None:
     assert second.error["hint"]
 
 
+def test_a_compute_nodes_tokens_go_to_the_owner_who_stakes_them(cli: Cli, chain: AnvilProcess) -> None:
+    made = cli.run("init", "--yes", "--light-kdf", "--role", "compute", "--json").document["keys"]
+    owner, operator = (next(key["public"] for key in made if key["name"] == name) for name in ("owner", "operator"))
+    chain.rpc("anvil_setBalance", operator, hex(10**18))
+    cli.environ["AVENUE_GATEWAY_URL"] = "http://127.0.0.1:1"
+
+    def stake() -> str:
+        checks = cli.run("doctor", "--json").document["checks"]
+        return str(next(check["status"] + check["hint"] for check in checks if check["name"] == "stake"))
+
+    assert stake() == f"failedsend 0.01 ETH to {owner}", "the owner pays for registration and stake"
+    chain.rpc("anvil_setBalance", owner, hex(10**18))
+    assert stake() == "warningavenue compute start"
+    ran = cli.run("faucet", "--yes", "--json")
+    assert (ran.code, ran.document["to"]) == (0, owner), ran.stderr
+
+
+def test_a_drain_needs_an_identity_and_says_whether_anybody_hears_it(cli: Cli) -> None:
+    nobody = cli.run("compute", "drain", "--json")
+    assert (nobody.code, nobody.error["code"]) == (3, "C-50")
+    idle = cli.run("compute", "drain", "--dev-account", "6", "--json")
+    assert (idle.code, idle.document) == (0, {"draining": True, "running": False})
+
+
 def test_nothing_is_sent_without_an_answer(cli: Cli) -> None:
     ran = cli.run("faucet", "--dev-account", "4", "--json")
     assert (ran.code, ran.error["code"], ran.error["hint"]) == (2, "U-02", "add --yes to agree")
@@ -137,7 +161,7 @@ def test_the_doctor_names_each_check_and_leaves_with_9(cli: Cli) -> None:
     expected = {"python", "torch", "kernels", "config", "keystore", "disk", "rpc", "head", "clock", "deployment"}
     assert expected | {"gas", "tokens", "stake", "gateway", "port"} == set(checks)
     failed = {name for name, check in checks.items() if check["status"] == "failed"}
-    assert failed == {"gas", "gateway"}
+    assert failed == {"gas", "stake", "gateway"}, "neither operator nor owner can pay for gas"
     assert all(check["hint"] for check in checks.values() if check["status"] in ("failed", "warning"))
     assert ran.document["error"]["code"] == "D-08"
     assert ran.document["ok"] is False

@@ -100,6 +100,8 @@ def test_a_task_is_posted_trained_paid_and_fetched(market: Cli, tmp_path: Path) 
     assert result.code == 0, result.stdout
     assert result.document["layers"] == [64, 16, 10]
     assert model.stat().st_size == result.document["bytes"]
+    folder = market.run("task", "result", task, "-o", str(tmp_path), "--dev-account", REQUESTER, "--json")
+    assert (folder.code, folder.error["code"]) == (3, "C-01"), "a folder is no file, and no bug of ours"
 
     earned = [market.run("compute", "earnings", "--dev-account", each, "--json").document for each in (FIRST, SECOND)]
     assert sum(int(each["earned_wei"]) for each in earned) == 45 * 10**17
@@ -111,7 +113,7 @@ def test_a_task_is_posted_trained_paid_and_fetched(market: Cli, tmp_path: Path) 
     assert market.run("compute", "unstake", "900.5", "--dev-account", busier, "--yes").code == 0
     status = market.run("compute", "status", "--dev-account", busier, "--json").document
     assert status["stake_wei"] == str(995 * 10**17)
-    assert status["active"] is False
+    assert (status["active"], status["open_tasks"]) == (False, 0)
     assert any("avenue compute stake" in risk for risk in status["at_risk"])
     assert market.run("compute", "stake", "0.5", "--dev-account", busier, "--yes").code == 0
     assert market.run("compute", "status", "--dev-account", busier, "--json").document["at_risk"] == []

@@ -42,7 +42,7 @@ def test_node_works_and_is_paid_without_any_requester_then_drains(market: Market
     desk = Desk(context.data_dir)
     wait_until(lambda: not list(desk.attempts(task)), "work on final units is deleted")
 
-    account.drain(context)
+    assert account.drain(context), "an agent hears it"
     assert account.status(context).draining
     node.join()
     assert not account.status(context).draining
