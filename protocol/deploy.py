@@ -39,8 +39,9 @@ from web3.exceptions import Web3Exception
 
 from protocol.abi import artifact
 from protocol.chain import ChainClient
-from protocol.deployments import Deployment, load, save
+from protocol.deployments import LOCAL_CHAIN_ID, Deployment, load, save
 from protocol.errors import ConfigError, TransactionError
+from protocol.reverts import RevertedError
 from protocol.sender import Sender
 from protocol.transactions import Call, call
 
@@ -164,7 +165,14 @@ def deploy(client: ChainClient, sender: Sender, directory: Path, *, progress: Pr
             contract="CREATE2",
             function=contract.artifact,
         )
-        outcome = sender.send(creation)
+        try:
+            outcome = sender.send(creation)
+        except RevertedError:
+            # Whoever sent the same bytes first has created the same contract.
+            if not client.code(contract.address):
+                raise
+            progress(f"{contract.artifact} is at {contract.address}")
+            continue
         client.at_least_block(outcome.block)
         if not client.code(contract.address):
             raise TransactionError(f"no code at {contract.address} after creating {contract.artifact}", code="T-30")
@@ -242,22 +250,22 @@ def _described(client: ChainClient, plan: Plan, block: int) -> Deployment:
 def _start_block(client: ChainClient, plan: Plan, directory: Path) -> int:
     """Where reading events of contracts that exist already may start: the block of the first one's creation.
 
-    From the earlier record, if it is about these contracts and this chain has its block (a local chain forgets), else
-    found by bisection.
+    From the earlier record, if it is about these contracts, else found by bisection; always so on a local chain, where
+    the record may be about a chain of before, which had the same addresses in other blocks.
     """
-    latest = client.block("latest").number
+    token = plan.contracts[0].address
     try:
         earlier = load(client.chain_id, directory)
     except ConfigError:
         earlier = None
-    if earlier is not None and earlier.token == plan.contracts[0].address and earlier.block <= latest:
+    if earlier is not None and earlier.token == token and earlier.chain_id != LOCAL_CHAIN_ID:
         return earlier.block
-    return _first_code_block(client, plan.contracts[0].address, latest)
+    return _first_code_block(client, token)
 
 
-def _first_code_block(client: ChainClient, address: ChecksumAddress, latest: int) -> int:
+def _first_code_block(client: ChainClient, address: ChecksumAddress) -> int:
     """The first block with code at `address`. 0 if the endpoint keeps no old state: right too, and merely slow."""
-    low, high = 0, latest
+    low, high = 0, client.block("latest").number
     try:
         while low < high:
             middle = (low + high) // 2

@@ -14,7 +14,8 @@ from protocol.deployments import load
 from protocol.errors import ConfigError, FundsError, TransactionError
 from protocol.journal import Journal
 from protocol.sender import Sender
-from tests.support.anvil import AnvilProcess, AvenueChain, anvil
+from protocol.transactions import Call
+from tests.support.anvil import AnvilProcess, AvenueChain, anvil, avenue_chain
 
 
 class Killed(BaseException):
@@ -64,8 +65,6 @@ def test_killed_before_the_receipt_creates_nothing_twice(tmp_path: Path) -> None
         process.set_automine(False)
         with sender_on(process, tmp_path) as sender:
             plan = resolve_plan(read_plan(), 31337, sender.address)
-            from protocol.transactions import Call
-
             token = plan.contracts[0]
             sender.submit(Call(plan.proxy, plan.salt + token.init_code, "create the token"))
         process.set_automine(True)
@@ -91,6 +90,39 @@ def test_record_that_was_lost_is_written_again(avenue: AvenueChain) -> None:
     found = load(31337, avenue.home)
     # The block is found by bisection: the first in which the token has code.
     assert found == avenue.deployment
+
+
+def test_record_of_an_earlier_local_chain_hides_no_event_of_this_one(tmp_path: Path) -> None:
+    """The same deployer gets the same addresses on a chain that began anew, in other blocks."""
+    with anvil() as earlier, sender_on(earlier, tmp_path) as sender:
+        earlier.mine(20)
+        assert deploy(sender.client, sender, tmp_path).block == 21
+    with avenue_chain(tmp_path / "elsewhere") as avenue:
+        avenue.anvil.mine(30)
+        with sender_on(avenue.anvil, tmp_path) as sender:
+            assert deploy(sender.client, sender, tmp_path) == avenue.deployment
+
+
+def test_contract_that_somebody_else_creates_first_is_as_good(
+    chain: AnvilProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Anybody may send the same creation; what is at the address is the same contract, bound to the same deployer."""
+    simulate = Sender.simulate
+    taken: list[str] = []
+
+    def too_late(ours: Sender, call: Call) -> int:
+        if call.function == "NodeRegistry" and not taken:
+            taken.append(call.function)
+            with sender_on(chain, tmp_path / "stranger", account=1) as stranger:
+                stranger.send(call)
+        return simulate(ours, call)
+
+    monkeypatch.setattr(Sender, "simulate", too_late)
+    with sender_on(chain, tmp_path) as sender:
+        deployment = deploy(sender.client, sender, tmp_path)
+        bound = ChainClient(sender.client.w3, deployment)
+        assert bound.read("registry", "DEPLOYER") == sender.address
+        assert taken and bound.read("registry", "market") == deployment.market
 
 
 def test_local_chain_has_its_parameters(avenue: AvenueChain) -> None:
