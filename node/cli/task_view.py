@@ -37,12 +37,14 @@ def cost_rows(context: NodeContext, submission: Submission) -> list[tuple[str, s
 def progress_of(snapshot: Snapshot) -> tuple[int, int, str]:
     """Units with a result, units in all, and the rest in words."""
     from protocol.amounts import show_avn
-    from protocol.types import UnitStatus
+    from protocol.types import TaskStatus, UnitStatus
 
     done = sum(number for status, number in snapshot.by_status.items() if status >= UnitStatus.REVEALED)
     loss = "" if snapshot.loss is None else f", loss {snapshot.loss:.4f}"
     now = min(snapshot.round + 1, snapshot.rounds)
-    note = f"round {now}/{snapshot.rounds}{loss}, paid {show_avn(snapshot.paid)}"
+    at_work = any(snapshot.by_status.get(status) for status in (UnitStatus.CLAIMED, UnitStatus.COMMITTED))
+    waits = "" if at_work or snapshot.trained or snapshot.status is not TaskStatus.POSTED else ", no node at work"
+    note = f"round {now}/{snapshot.rounds}{loss}, paid {show_avn(snapshot.paid)}{waits}"
     return done, sum(snapshot.by_status.values()), note
 
 

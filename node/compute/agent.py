@@ -35,11 +35,12 @@ from node.compute.decide import Decision, Skip, decide
 from node.compute.desk import Desk
 from node.compute.load import Loader, UnitKey
 from node.compute.reporter import Reporter
-from node.compute.start import drain_marker, ensure_node
+from node.compute.start import AGENT_ROLE, drain_marker, ensure_node
 from node.compute.view import ComputeView, Policy, TaskView, WorkKey
 from node.compute.workshop import Cooldown, Progress, Stop, Workshop
 from node.context import NodeContext
 from node.gateway import GatewayClient
+from node.naming import name_of_action
 from node.taskbook import TaskBook
 from proofs import results
 from protocol import transactions
@@ -93,6 +94,7 @@ class ComputeAgent:
         self._cooling: Cooldown[UnitKey] = Cooldown()
         self._held: Cooldown[Action] = Cooldown()
         self._skips: dict[tuple[TaskId, int | None, str], Skip] = {}
+        self._idle = False
         self._reporter = Reporter(self._training)
 
     @property
@@ -107,7 +109,7 @@ class ComputeAgent:
         ConfigError, UnreachableError before the first tick only.
         """
         context = self._context
-        with sole_agent(context.data_dir, context.network.chain_id, context.account.address, "compute"):
+        with sole_agent(context.data_dir, context.network.chain_id, context.account.address, AGENT_ROLE):
             self._desk.sweep()
             node = ensure_node(context, stop)
             self._gateway = GatewayClient(
@@ -158,7 +160,7 @@ class ComputeAgent:
         draining = self._policy.draining or drain_marker(self._context).exists()
         policy = self._policy if not draining else _draining(self._policy)
         decision = decide(view, policy)
-        self._log_skips(decision)
+        self._log_skips(view, decision)
         if self._on_view is not None:
             self._on_view(view, decision)
         pending: list[tuple[Action, Intent]] = []
@@ -198,7 +200,7 @@ class ComputeAgent:
                 level = (
                     log.warning if isinstance(error, UnreachableError | TransactionError | StateError) else log.error
                 )
-                level("action failed", action=str(action)[:120], why=str(error), again_in_s=pause_s)
+                level("action failed", action=name_of_action(action), why=str(error), again_in_s=pause_s)
 
     def _perform(self, view: ComputeView, action: Action) -> Intent | None:
         """Does it, or hands its transaction in. Raises AvenueError, OSError."""
@@ -214,9 +216,8 @@ class ComputeAgent:
                 self._fetching.start((task, unit), lambda _stop: inputs.prepare(book, self._desk, unit, needs))
             case AskAdmission(task):
                 book = self._loader.book(task)
-                self._talking.start(action, lambda _stop: book.say(AdmissionRequest(node=view.me)))
+                self._talking.start(action, lambda _stop: self._ask(book, view.me))
                 self._loader.note_asked(_task(view, task), view.block.timestamp)
-                log.info("asked for admission", task=task.hex()[:8], node=view.me)
             case ShareKeys(task, grants):
                 self._share(action, task, grants)
             case Publish(key):
@@ -306,6 +307,10 @@ class ComputeAgent:
                 hint="the agent computes it again",
             )
 
+    def _ask(self, book: TaskBook, me: NodeId) -> None:
+        book.say(AdmissionRequest(node=me))
+        log.info("asked for admission", task=book.task.hex()[:8], node=me)
+
     def _readers(self, tv: TaskView, book: TaskBook, me: NodeId) -> dict[NodeId, bytes]:
         """Who may read a state of a private task: the requester and every admitted node, this one included."""
         if not tv.spec.is_private:
@@ -345,8 +350,12 @@ class ComputeAgent:
 
     # --- talk ---
 
-    def _log_skips(self, decision: Decision) -> None:
-        """Each reason once, until it changes."""
+    def _log_skips(self, view: ComputeView, decision: Decision) -> None:
+        """Each reason once, until it changes; that there is nothing at all, too."""
+        if self._idle != (idle := not view.tasks):
+            self._idle = idle
+            if idle:
+                log.info("no open task on the market: waiting")
         now = {(skip.task, skip.unit, skip.reason): skip for skip in decision.skips}
         for name, skip in now.items():
             if name not in self._skips:

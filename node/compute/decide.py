@@ -31,6 +31,7 @@ from node.compute.actions import (
 )
 from node.compute.view import IN_WORK, ComputeView, Policy, Stage, TaskView, WorkKey
 from proofs.hashing import keccak
+from protocol.amounts import format_avn, show_avn
 from protocol.types import NO_ADMISSION, NodeId, TaskId, TaskStatus, Unit, UnitStatus
 
 BPS = 10_000
@@ -104,7 +105,7 @@ def _duty(view: ComputeView, tv: TaskView, index: int, unit: Unit, skips: list[S
     """The next step for a unit that is this node's."""
     key = WorkKey(tv.task, index, unit.attempt)
     if view.block.timestamp > unit.deadline:
-        skips.append(Skip(tv.task, index, "too late", f"{view.block.timestamp} s", f"by {unit.deadline} s"))
+        skips.append(Skip(tv.task, index, "too late", f"{view.block.timestamp - unit.deadline} s late", "in time"))
         return None
     stage = view.stage(key)
     if stage is Stage.FAILED:
@@ -151,7 +152,7 @@ def _settlements(view: ComputeView, policy: Policy, skips: list[Skip]) -> tuple[
             elif unit.status in IN_WORK and now > unit.deadline:
                 if tip < policy.min_tip:
                     skips.append(
-                        Skip(tv.task, index, "tip does not pay its gas", f"{tip} wei", f"{policy.min_tip} wei")
+                        Skip(tv.task, index, "tip does not pay its gas", show_avn(tip), show_avn(policy.min_tip))
                     )
                 elif mine or now > unit.deadline + stagger_s(view.me, tv.task, index):
                     (own if mine else others).append(Expire(tv.task, index))
@@ -177,13 +178,19 @@ def _new_work(view: ComputeView, policy: Policy, in_work: int, skips: list[Skip]
         return []
     if not view.active:
         for tv in view.tasks:
-            have, need = f"{view.node.stake} wei{', leaving' * view.node.leaving}", f"{view.min_stake} wei"
+            have, need = f"{show_avn(view.node.stake)}{', leaving' * view.node.leaving}", show_avn(view.min_stake)
             skips.append(Skip(tv.task, None, "node not active", have, need))
         return []
     if view.gas_wei < policy.min_gas_wei:
         for tv in view.tasks:
             skips.append(
-                Skip(tv.task, None, "not enough gas money", f"{view.gas_wei} wei", f"{policy.min_gas_wei} wei")
+                Skip(
+                    tv.task,
+                    None,
+                    "not enough gas money",
+                    f"{format_avn(view.gas_wei)} ETH",
+                    f"{format_avn(policy.min_gas_wei)} ETH",
+                )
             )
         return []
     candidates = [found for tv in view.tasks for found in _candidates(view, tv, policy, skips)]
@@ -197,7 +204,7 @@ def _new_work(view: ComputeView, policy: Policy, in_work: int, skips: list[Skip]
         if slots <= 0:
             break
         if free < tv.spec.collateral:
-            skips.append(Skip(tv.task, unit, "not enough free stake", f"{free} wei", f"{tv.spec.collateral} wei"))
+            skips.append(Skip(tv.task, unit, "not enough free stake", show_avn(free), show_avn(tv.spec.collateral)))
             continue
         if unit in tv.ready and tv.expected_s(unit) is not None:
             if _in_time(tv, unit, policy, skips):
@@ -223,7 +230,7 @@ def _candidates(view: ComputeView, tv: TaskView, policy: Policy, skips: list[Ski
         skips.append(Skip(tv.task, None, "task cannot be worked on", tv.problem, "a manifest that fits the chain"))
         return
     if now > spec.deadline:
-        skips.append(Skip(tv.task, None, "past the deadline", f"{now} s", f"by {spec.deadline} s"))
+        skips.append(Skip(tv.task, None, "past the deadline", f"{now - spec.deadline} s late", "in time"))
         return
     offset = shard_offset(view.me, tv.task, spec.shards)
     for index, unit in tv.units.items():
@@ -231,7 +238,7 @@ def _candidates(view: ComputeView, tv: TaskView, policy: Policy, skips: list[Ski
             continue
         if tv.price(index) < policy.min_unit_price:
             skips.append(
-                Skip(tv.task, index, "pays too little", f"{tv.price(index)} wei", f"{policy.min_unit_price} wei")
+                Skip(tv.task, index, "pays too little", show_avn(tv.price(index)), show_avn(policy.min_unit_price))
             )
             continue
         if spec.is_private and not admitted(tv, index, now):

@@ -1,8 +1,9 @@
-"""Tells the gateway where the training is. Nobody depends on it: what cannot be delivered is not delivered."""
+"""Tells the log and the gateway where the training is. Nobody depends on it: what cannot be delivered is not."""
 
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 
 import structlog
@@ -15,6 +16,7 @@ from protocol.messages import UnitProgress
 from protocol.types import NodeId
 
 PROGRESS_EVERY_S = 1.0
+LOG_EVERY_S = 5.0
 MAX_ENDED = 64
 """Last steps that wait for a gateway that is away; older ones are dropped."""
 
@@ -39,12 +41,17 @@ class Reporter:
 
     def _report(self, gateway: GatewayClient, node: NodeId, stop: threading.Event) -> None:
         said: dict[WorkKey, Progress] = {}
+        logged_at = time.monotonic()
         while not stop.wait(PROGRESS_EVERY_S):
             now = self._training.progress
             news = {key: at for key, at in now.items() if said.get(key) != at}
             while self._ended:
                 key, at = self._ended.popleft()
                 news[key] = at
+            if now and time.monotonic() >= logged_at + LOG_EVERY_S:
+                logged_at = time.monotonic()
+                for key, at in now.items():
+                    log.info("training", **_line(key, at))
             for key, at in news.items():
                 message = UnitProgress(unit=key.unit, node=node, step=at.step, steps=at.steps, loss=at.loss)
                 try:
@@ -52,3 +59,9 @@ class Reporter:
                 except AvenueError as error:
                     log.debug("progress not delivered", why=str(error))
             said = now
+
+
+def _line(key: WorkKey, at: Progress) -> dict[str, object]:
+    """The progress line of one unit."""
+    loss = {} if at.loss is None else {"loss": f"{at.loss:.4f}"}
+    return {"task": key.task.hex()[:8], "unit": key.unit, "step": f"{at.step}/{at.steps}"} | loss

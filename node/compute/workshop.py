@@ -15,6 +15,7 @@ from typing import Generic, TypeVar
 
 import structlog
 
+from node.naming import name_of
 from protocol.errors import AvenueError
 
 KeyT = TypeVar("KeyT", bound=Hashable)
@@ -128,7 +129,7 @@ class Workshop(Generic[KeyT]):
             # RuntimeError and MemoryError are how torch says that a task is too large for this machine.
             failure = error
         except Exception as error:
-            log.exception(f"{self._name} has a bug", job=str(key))
+            log.exception(f"{self._name} has a bug", job=name_of(key))
             failure = error
         finally:
             with self._lock:
@@ -138,5 +139,5 @@ class Workshop(Generic[KeyT]):
                     self._failures.succeeded(key)
                 else:
                     pause_s = self._failures.failed(key)
-                    log.warning(f"{self._name} failed", job=str(key), why=str(failure), again_in_s=pause_s)
+                    log.warning(f"{self._name} failed", job=name_of(key), why=str(failure), again_in_s=pause_s)
             self.done.set()

@@ -21,6 +21,7 @@ from web3.exceptions import Web3Exception
 from node.compute.workshop import Cooldown, Stop, Workshop
 from node.context import NodeContext
 from node.gateway import GatewayClient
+from node.naming import name_of_action
 from node.request.check import check_available, recompute
 from node.request.decide import (
     Action,
@@ -35,10 +36,12 @@ from node.request.decide import (
     SignAcceptance,
     Withdraw,
     decide,
+    wants_workers,
 )
 from node.request.load import Loader, find_spec
 from node.request.view import REQUESTER, AcceptPolicy, Policy, RequestView
 from protocol import signatures, transactions
+from protocol.amounts import show_avn
 from protocol.errors import AvenueError, StateError, TransactionError, UnreachableError, VerificationError
 from protocol.fees import SendPolicy
 from protocol.locks import sole_agent
@@ -54,6 +57,8 @@ ResultKey = tuple[int, bytes]
 STOP_WITHIN_S = 4.0
 SEND_TIMEOUT_S = 60.0
 BLIND_PAUSE_S = 3.0
+QUIET_S = 30
+"""After so long with open units and nobody at work (chain time) the requester is told, and then every so often."""
 
 log = structlog.get_logger(__name__)
 
@@ -69,6 +74,8 @@ class RequestAgent:
         self._poll_s = config.poll_interval_s
         self._checks: Workshop[ResultKey] = Workshop("checking")
         self._held: Cooldown[Action] = Cooldown()
+        self._seen: object = None
+        self._quiet_since = 0
 
     def run(self, stop: threading.Event) -> None:
         """Raises StateError S-43 (no such task), S-45 (somebody else's), S-20 (an agent for it runs already)."""
@@ -109,6 +116,7 @@ class RequestAgent:
     def tick(self, stop: threading.Event) -> bool:
         """One look and what follows from it. Returns whether nothing is left to do."""
         view = self._loader.load(self._looked_at())
+        self._say_if_nobody_comes(view)
         for action in decide(view, self._policy):
             if isinstance(action, Finished):
                 return True
@@ -119,6 +127,22 @@ class RequestAgent:
                     self._perform(view, action)
                     self._held.succeeded(action)
         return False
+
+    def _say_if_nobody_comes(self, view: RequestView) -> None:
+        seen = view.round, {index: unit.status for index, unit in view.units.items()}
+        if not wants_workers(view) or seen != self._seen:
+            self._seen, self._quiet_since = seen, view.timestamp
+        elif view.timestamp >= self._quiet_since + QUIET_S:
+            self._quiet_since = view.timestamp
+            spec = view.spec
+            log.warning(
+                "no node takes the open units",
+                pays=show_avn(spec.unit_price),
+                collateral=show_avn(spec.collateral),
+                compute_window=f"{spec.compute_window_s} s",
+                nodes_heard_of=len(view.heard),
+                hint="other terms may suit them; `avenue task cancel` and the escrow comes back",
+            )
 
     def _looked_at(self) -> frozenset[int]:
         units = self._loader.rounds.units
@@ -137,7 +161,7 @@ class RequestAgent:
             if isinstance(error, RevertedError) and error.error_name in ("WrongStatus", "TaskNotOpen"):
                 log.info("somebody was faster", action=type(action).__name__.lower(), why=error.error_name)
             else:
-                log.warning("action failed", action=str(action)[:120], why=str(error), again_in_s=pause_s)
+                log.warning("action failed", action=name_of_action(action), why=str(error), again_in_s=pause_s)
 
     def _perform(self, view: RequestView, action: Action) -> None:
         deployment, spec = self._context.deployment, view.spec

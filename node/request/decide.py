@@ -110,6 +110,14 @@ def closeable(view: RequestView) -> bool:
     return over or view.state.finalised == view.spec.units
 
 
+def wants_workers(view: RequestView) -> bool:
+    """Whether units can be claimed and nobody is at work on any."""
+    if view.state.status is not TaskStatus.POSTED or view.timestamp > view.spec.deadline:
+        return False
+    statuses = {unit.status for unit in view.units.values()}
+    return UnitStatus.OPEN in statuses and statuses.isdisjoint(IN_WORK)
+
+
 def shards_in(bits: int) -> Iterator[int]:
     """The members of a bit set, ascending."""
     return (shard for shard in range(bits.bit_length()) if bits >> shard & 1)

@@ -40,6 +40,7 @@ class Loader:
                 self.book.keyring.put(blob, key)
         self.rounds = RoundReader(spec)
         self._open_since: dict[int, int] = {}
+        self._gateway_away = False
 
     def load(self, looking_at: frozenset[int]) -> RequestView:
         """`looking_at`: units whose results are being looked at, or were in vain a moment ago.
@@ -56,7 +57,13 @@ class Loader:
             self.book.poll()
         except UnreachableError as error:
             # What was read before still holds; what the chain needs of the requester must not wait for the gateway.
-            log.warning("gateway away", why=error.message)
+            if not self._gateway_away:
+                log.warning("gateway away", why=error.message)
+            self._gateway_away = True
+        else:
+            if self._gateway_away:
+                log.info("gateway back")
+            self._gateway_away = False
         book = self.book
         announced = {index: said for index, unit in units.items() if (said := self._announced(index, unit)) is not None}
         private = self.spec.is_private

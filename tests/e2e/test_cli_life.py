@@ -130,4 +130,5 @@ def _interrupt(process: subprocess.Popen[str]) -> float:
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=20)
     assert "Traceback" not in errors
+    assert "no open task on the market" in errors, "an idle node says why"
     return time.monotonic() - started

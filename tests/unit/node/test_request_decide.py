@@ -20,6 +20,7 @@ from node.request.decide import (
     SignAcceptance,
     Withdraw,
     decide,
+    wants_workers,
 )
 from node.request.view import REQUESTER, AcceptPolicy, Announced, Ask, Offer, Policy, RequestView
 from protocol.types import BlobId, NodeId, TaskState, TaskStatus, Unit, UnitStatus, Wei
@@ -71,6 +72,14 @@ def chosen(view: RequestView, policy: Policy = PLAN) -> tuple[Action, ...]:
 def test_nodes_that_ask_at_once_get_different_shards_with_all_keys() -> None:
     view = make_view(asks=(ask(A, 10), ask(B, 11), ask(C, 12)))
     assert chosen(view) == (Admit(A, 0b01, (DATA[0], STATE)), Admit(B, 0b10, (DATA[1], STATE)))
+
+
+def test_workers_are_wanted_while_units_are_open_and_nobody_is_at_work() -> None:
+    posted, taken = make_view(), make_view({0: make_unit(UnitStatus.CLAIMED, A)})
+    closed = make_view(state=TaskState(Wei(0), 0, 0, TaskStatus.CLOSED))
+    revealed = make_view({unit: make_unit(UnitStatus.REVEALED, A) for unit in make_view().units})
+    assert [wants_workers(view) for view in (posted, taken, closed, revealed)] == [True, False, False, False]
+    assert wants_workers(make_view({0: make_unit(UnitStatus.REVEALED, A)})), "its other units wait"
 
 
 def test_inactive_node_is_not_admitted() -> None:
