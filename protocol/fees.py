@@ -30,7 +30,7 @@ class SendPolicy:
     rebroadcast_after_s: float = 3.0
     """How often to check that the endpoint still knows a waiting transaction."""
     replaced_after_s: float = 2.0
-    """How long the nonce must look used, without any receipt of ours, before the transaction counts as replaced."""
+    """How long the nonce must look used, without any receipt of ours, before it is looked for who used it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -159,6 +159,8 @@ class Sender:
             if receipt is not None:
                 return self._settlement.record(intent, receipt)
             self._stop.wait(_FIRST_POLL_S)
+        if not self._settlement.is_replaced(intent):
+            return intent
         return self.journal.set_state(intent, IntentState.REPLACED)
 
     # --- before broadcast ---
@@ -360,9 +362,12 @@ class _Wait:
         return self.settlement.outcome(self.intent, receipt)
 
     def nonce_used(self, now: float) -> None:
-        """Raises `TransactionError` T-22 once the nonce has looked used for long enough, still without a receipt."""
+        """Raises `TransactionError` T-22 once the nonce has looked used for long enough, and not by this intent."""
         self.used_since = now if self.used_since is None else self.used_since
         if now - self.used_since < self.policy.replaced_after_s:
+            return
+        if not self.settlement.is_replaced(self.intent):
+            self.used_since = None  # asked again after the same time, unless the receipt comes
             return
         self.intent = self.sender.journal.set_state(self.intent, IntentState.REPLACED)
         raise TransactionError(

@@ -17,6 +17,8 @@ from protocol.reverts import RevertedError, decode_revert
 
 # Mined transactions this deep are looked at again after a restart, in case a reorganisation took them out.
 _REORG_DEPTH_BLOCKS = 64
+# Endpoints that are no archive keep the state of this many blocks (geth's default).
+_STATE_KEPT_BLOCKS = 120
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,32 @@ class Settlement:
                 self._client.w3.eth.get_transaction(cast(Any, attempt.hash))
                 return True
         return False
+
+    def is_replaced(self, intent: Intent) -> bool:
+        """Whether somebody else's transaction took the nonce, by looking at the one that did.
+
+        A missing receipt proves nothing: one server behind the endpoint may know the nonce, the next not yet the block.
+        """
+        high = self._client.block("latest").number
+        low = max(high - _STATE_KEPT_BLOCKS, 0)
+        try:
+            if self._used_at(low) > intent.nonce:
+                return True  # for so long that the receipt would be there
+            while low + 1 < high:
+                middle = (low + high) // 2
+                low, high = (low, middle) if self._used_at(middle) > intent.nonce else (middle, high)
+            block = self._client.w3.eth.get_block(high, full_transactions=True)
+        except Web3Exception:
+            return False
+        takers = [
+            bytes(taker["hash"])
+            for taker in cast(list[Any], block["transactions"])
+            if taker["from"] == self._address and taker["nonce"] == intent.nonce
+        ]
+        return bool(takers) and takers[0] not in {attempt.hash for attempt in intent.attempts}
+
+    def _used_at(self, block: int) -> int:
+        return int(self._client.w3.eth.get_transaction_count(self._address, block))
 
     def rebroadcast(self, intent: Intent) -> Intent:
         """Sends the newest attempt's bytes as they are. A refusal tells nothing new: the receipts decide."""

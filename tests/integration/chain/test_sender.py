@@ -213,6 +213,23 @@ def test_endpoint_dead_between_send_and_receipt_is_settled_after_a_restart(
     assert received(avenue) == AMOUNT and nonce(avenue) == before + 1
 
 
+def test_receipt_that_is_late_does_not_make_it_replaced(
+    avenue: AvenueChain, rpc: FlakyRpc, through: Callable[[SendPolicy], Sender]
+) -> None:
+    """One server behind the endpoint counts the nonce as used, the other has not got the block with the receipt."""
+    rpc.odd = (200, b'{"jsonrpc":"2.0","id":1,"result":null}')
+    rpc.fail("eth_getTransactionReceipt", Fault.ODD)
+    before = nonce(avenue)
+    with pytest.raises(WaitTimeoutError):
+        through(SendPolicy(timeout_s=0.6, replaced_after_s=0.05)).send(payment(avenue), "pay")
+    restarted = through(QUICK)
+    (open_,) = restarted.recover()
+    assert open_.state is IntentState.SENT
+    rpc.heal()
+    restarted.send(payment(avenue), "pay")
+    assert received(avenue) == AMOUNT and nonce(avenue) == before + 1
+
+
 # --- kill -9, phase by phase ---
 
 
