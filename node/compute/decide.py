@@ -117,13 +117,14 @@ def _duty(view: ComputeView, tv: TaskView, index: int, unit: Unit, skips: list[S
         return None
     if unit.status is UnitStatus.CLAIMED:
         return Commit(key, unit.deadline)
-    can_reveal = view.block.number > unit.commit_block
     # Data first: who builds on a revealed state must be able to fetch it. Only when a gateway that is away is about to
     # cost the collateral is the order turned round, and the state published as soon as that can be done.
     last_call = view.block.timestamp > unit.deadline - unit.reveal_window_s // LAST_CALL_PART
-    if stage is Stage.DONE and not (last_call and can_reveal):
+    if stage is Stage.DONE and not last_call:
         return Publish(key, unit.deadline)
-    return Disclose(key, unit.deadline) if can_reveal else None
+    # A reveal has to be in a later block than the commit, and what is sent now will be: the commit is in the view. To
+    # wait until such a block is seen would be to wait for ever on a chain that makes blocks only for transactions.
+    return Disclose(key, unit.deadline)
 
 
 def _late_publications(view: ComputeView) -> Iterator[Publish]:

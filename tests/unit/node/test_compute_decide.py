@@ -74,9 +74,13 @@ def test_each_stage_of_an_own_unit_leads_to_the_next(
     assert [type(action) for action in actions] == ([expected] if expected else [])
 
 
-def test_reveal_waits_for_the_block_after_the_commit() -> None:
+def test_reveal_does_not_wait_for_a_block_that_nobody_may_make() -> None:
+    """The commit is in the newest block. Where blocks are made for transactions only, the reveal makes the next."""
     task = make_task({0: make_unit(UnitStatus.COMMITTED, commit_block=500)})
-    assert chosen(make_view(task, work={WorkKey(task.task, 0, 0): Stage.PUBLISHED})) == ()
+    key = WorkKey(task.task, 0, 0)
+    view = make_view(task, work={key: Stage.PUBLISHED})
+    assert view.block.number == 500
+    assert [type(action) for action in chosen(view)] == [Disclose]
 
 
 def test_nearest_deadline_comes_first() -> None:
@@ -327,7 +331,7 @@ def refusal(view: ComputeView, action: Action) -> str | None:
                 return "NotTheWorker"
             if unit.status is not UnitStatus.COMMITTED:
                 return "WrongStatus"
-            if view.block.number <= unit.commit_block:
+            if view.block.number + 1 <= unit.commit_block:  # mined in the block after the view's
                 return "RevealTooSoon"
             if now > unit.deadline:
                 return "TooLate"
