@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from sqlalchemy import Engine, Select, func, select
+from sqlalchemy import Engine, Select, exists, func, select
 from sqlalchemy.orm import Session
 
 from marketplace.content import ContentStore
@@ -27,6 +27,15 @@ IN_FLIGHT = {"claimed", "committed", "revealed"}
 RESULT_KNOWN = {"revealed", "finalised"}
 CURVE_POINTS = 96
 _MAX_NAMED_MANIFEST_BYTES = 1 << 20
+
+
+_BY_ITS_WORKER = (
+    exists()
+    .where(UnitRow.task == Mail.task, UnitRow.unit == Mail.unit)
+    .where(NodeRow.node == UnitRow.node, NodeRow.operator == Mail.sender)
+    .correlate(Mail)
+)
+"""Any node may say anything about any unit; what the unit's own worker says is shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +222,7 @@ class Queries:
         }
         newest = (
             select(func.max(Mail.id))
-            .where(Mail.kind == Kind.UNIT_PROGRESS, Mail.task == task.task, Mail.unit.between(*span))
+            .where(Mail.kind == Kind.UNIT_PROGRESS, Mail.task == task.task, Mail.unit.between(*span), _BY_ITS_WORKER)
             .group_by(Mail.unit)
         )
         reports = (_progress(mail) for mail in session.scalars(select(Mail).where(Mail.id.in_(newest))))
@@ -233,7 +242,7 @@ class Queries:
 
 
 def _progress_mail(task: bytes) -> Select[Mail]:
-    return select(Mail).where(Mail.kind == Kind.UNIT_PROGRESS, Mail.task == task)
+    return select(Mail).where(Mail.kind == Kind.UNIT_PROGRESS, Mail.task == task, _BY_ITS_WORKER)
 
 
 def _progress(mail: Mail) -> UnitProgress | None:

@@ -5,7 +5,6 @@ A payload that exists fits its kind; whether its sender may say it, and for whic
 
 from __future__ import annotations
 
-import math
 from enum import StrEnum
 from typing import Annotated, ClassVar, Self
 
@@ -15,6 +14,9 @@ from protocol.json_types import Bytes32, HexData, HexUint, WireModel
 
 MAX_INDEX_LEAVES = 32768
 """Chunks of the largest blob that can be announced: 8 GiB in 256 KiB chunks, an index of 2.2 MB in JSON."""
+
+MAX_LOSS = 1e18
+"""About what 64-bit integers hold; sums of many stay finite."""
 
 WRAPPED_KEY_BYTES = 80
 """A 32-byte key in a libsodium sealed box: 32 bytes of ephemeral public key, 16 of tag."""
@@ -102,8 +104,8 @@ class UnitProgress(Payload):
     @field_validator("loss")
     @classmethod
     def _finite(cls, loss: float | None) -> float | None:
-        if loss is not None and not math.isfinite(loss):
-            raise ValueError("a loss is a finite number")
+        if loss is not None and not abs(loss) < MAX_LOSS:
+            raise ValueError(f"a loss is a finite number below {MAX_LOSS:.0e}")
         return loss
 
     @model_validator(mode="after")

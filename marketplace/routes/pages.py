@@ -21,6 +21,8 @@ router = APIRouter(include_in_schema=False)
 HERE = Path(__file__).resolve().parents[1]
 TASKS_SHOWN = 8
 ROUNDS_SHOWN = 12
+UNITS_SHOWN = 300
+"""Of one task: with 256 shards, one round."""
 CHART_WIDTH, CHART_HEIGHT = 320, 72
 
 
@@ -85,8 +87,8 @@ def load_page(gateway: Gateway) -> Page:
 
 def _panel(gateway: Gateway, task: TaskView) -> TaskPanel:
     per_round = task.units // task.rounds
-    first = max(0, min(task.round - ROUNDS_SHOWN // 2, task.rounds - ROUNDS_SHOWN))
-    shown = min(ROUNDS_SHOWN, task.rounds)
+    shown = min(ROUNDS_SHOWN, task.rounds, max(1, UNITS_SHOWN // per_round))
+    first = max(0, min(task.round - shown // 2, task.rounds - shown))
     units = gateway.queries.units(task.task, after=first * per_round - 1, limit=shown * per_round).items
     rounds = tuple(units[start : start + per_round] for start in range(0, len(units), per_round))
     curve = gateway.queries.loss_curve(task)

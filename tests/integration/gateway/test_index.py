@@ -297,6 +297,9 @@ def test_name_and_progress_come_from_blobs_and_mail(own_market: Market, indexed:
     worker = indexed.client(own_market.operators[0])
     for step, loss in ((1, 2.5), (5, 1.25), (9, 0.5)):
         worker.post_message(spec.task_id, UnitProgress(unit=0, node=1, step=step, steps=10, loss=loss))
+    meddler = indexed.client(own_market.operators[1])
+    for number in (0, 1):  # another's unit, and one that nobody has
+        meddler.post_message(spec.task_id, UnitProgress(unit=number, node=2, step=10, steps=10, loss=1e-9))
 
     task = caught_up(indexed).parts.queries.task(spec.task_id)
     assert (task.name, task.loss) == ("<b>digits</b>", 0.5)
