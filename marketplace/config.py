@@ -36,6 +36,8 @@ class Limits(BaseModel):
     requests_per_minute: Count = 6000
     """Posts from one network address, before anything is checked."""
     mail_per_sender_and_task: Count = 20_000
+    mail_bytes_per_sender_and_task: Count = 256 << 20
+    """Envelopes, as they are kept. A grant of 4096 keys has 1.2 MB."""
     progress_per_unit: Count = 400
     """Progress messages kept for a unit; older ones are thinned out."""
     upload_min_balance_wei: Annotated[int, Field(ge=0)] = 10**18

@@ -6,9 +6,11 @@ index lives in the content store), but their nonces are remembered like any othe
 
 from __future__ import annotations
 
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, Engine, delete, func, select
 from sqlalchemy.exc import IntegrityError
@@ -18,15 +20,26 @@ from marketplace.config import Limits
 from marketplace.content import ContentStore
 from marketplace.limits import RateLimiter, TooManyRequestsError
 from marketplace.standing import Roll, has_standing
-from marketplace.tables import Mail, Nonce
+from marketplace.tables import Mail, MailboxName, Nonce
 from proofs.blob import BlobFormatError, BlobIndex
 from protocol.errors import BlobError, ReplayError
 from protocol.json_types import to_hex
-from protocol.messages import MAX_TTL_S, BlobAnnounce, Domain, Payload, SignedMessage, UnitProgress, verify_message
-from protocol.wire import BlobAnnounced, ListAnswer, MailItem, MessagePosted
+from protocol.messages import (
+    MAX_TTL_S,
+    BlobAnnounce,
+    Domain,
+    Kind,
+    Payload,
+    SignedMessage,
+    UnitProgress,
+    verify_message,
+)
+from protocol.wire import BlobAnnounced, MailItem, MailPage, MessagePosted
 
 MAX_PAGE_BYTES = 8 << 20
 """Envelopes in one answer; a single one may be larger by itself."""
+_MAX_SHARES = 10_000
+"""Senders in tasks whose share is remembered; another one's is counted again."""
 
 
 class Mailbox:
@@ -52,6 +65,8 @@ class Mailbox:
         self._pruned_at = 0
         with Session(engine) as session:
             self._last_id = session.scalar(select(func.max(Mail.id))) or 0
+            self._name = _name_of(session)
+        self._shares: dict[tuple[str, bytes, bool], _Share] = {}
         # One writer at a time: ids then become visible in their order, and no reader's cursor skips one.
         self._writing = threading.Lock()
 
@@ -71,7 +86,7 @@ class Mailbox:
 
     def read(
         self, *, task: bytes | None, kind: str | None, after: int, limit: int, as_of_block: int | None
-    ) -> ListAnswer[MailItem]:
+    ) -> MailPage:
         """Mail with id > `after`, ascending. `next` is the last id given, null when there is nothing new."""
         conditions: list[ColumnElement[bool]] = [Mail.id > after]
         if task is not None:
@@ -81,10 +96,11 @@ class Mailbox:
         query = select(Mail).where(*conditions).order_by(Mail.id).limit(limit)
         with Session(self._engine) as session:
             page = _up_to_bytes(session.scalars(query), MAX_PAGE_BYTES)
-        return ListAnswer[MailItem](
+        return MailPage(
             items=tuple(_item(row) for row in page),
             next=page[-1].id if page else None,
             as_of_block=as_of_block,
+            mailbox=self._name,
         )
 
     def _standing(self, message: SignedMessage, payload: Payload) -> bool:
@@ -119,14 +135,17 @@ class Mailbox:
             envelope=message.to_json().decode(),
         )
         with self._writing, Session(self._engine) as session:
+            share = self._share(session, row)
             if isinstance(payload, UnitProgress):
-                self._thin_out(session, row)
+                self._thin_out(session, row, share)
             else:
-                self._check_share(session, message)
+                self._check_share(row, share)
             session.add(row)
             session.flush()
             number = row.id
             self._remember(session, message, now)
+            share.count += 1
+            share.bytes_ += len(row.envelope)
             self._last_id = number
         return MessagePosted(id=number)
 
@@ -142,17 +161,58 @@ class Mailbox:
         except IntegrityError as error:  # two deliveries of one message raced
             raise ReplayError(f"nonce {message.nonce} of {message.sender} was used before") from error
 
-    def _check_share(self, session: Session, message: SignedMessage) -> None:
-        mine = (Mail.sender == message.sender, Mail.task == message.task)
-        if (session.scalar(select(func.count()).where(*mine)) or 0) >= self._limits.mail_per_sender_and_task:
-            raise TooManyRequestsError(f"{message.sender} has filled its share of this task's mailbox", 3600)
+    def _share(self, session: Session, row: Mail) -> _Share:
+        """What a sender has in a task's mailbox, its progress apart; counted once, then kept up to date."""
+        key = (row.sender, row.task, row.kind == Kind.UNIT_PROGRESS)
+        if key not in self._shares:
+            if len(self._shares) >= _MAX_SHARES:
+                del self._shares[next(iter(self._shares))]
+            kind = Mail.kind == row.kind if key[2] else Mail.kind != Kind.UNIT_PROGRESS
+            size = func.coalesce(func.sum(func.length(Mail.envelope)), 0)
+            mine = select(func.count(), size).where(Mail.sender == row.sender, Mail.task == row.task, kind)
+            count, bytes_ = session.execute(mine.select_from(Mail)).one()
+            self._shares[key] = _Share(count, int(bytes_))
+        return self._shares[key]
 
-    def _thin_out(self, session: Session, row: Mail) -> None:
-        """Keeps a unit's curve but not every point of it: when it is full, every second message goes."""
-        same = (Mail.kind == row.kind, Mail.task == row.task, Mail.unit == row.unit, Mail.sender == row.sender)
-        ids = list(session.scalars(select(Mail.id).where(*same).order_by(Mail.id)))
+    def _check_share(self, row: Mail, share: _Share) -> None:
+        limits = self._limits
+        too_large = share.bytes_ + len(row.envelope) > limits.mail_bytes_per_sender_and_task
+        if share.count >= limits.mail_per_sender_and_task or too_large:
+            raise TooManyRequestsError(f"{row.sender} has filled its share of this task's mailbox", 3600)
+
+    def _thin_out(self, session: Session, row: Mail, share: _Share) -> None:
+        """Keeps a unit's curve but not every point of it: when it is full, every second message goes. When all of a
+        sender's progress is too much, whatever units it names, the older half goes."""
+        theirs = (Mail.kind == row.kind, Mail.task == row.task, Mail.sender == row.sender)
+        of_unit = select(Mail.id).where(*theirs, Mail.unit == row.unit).order_by(Mail.id)
+        ids = list(session.scalars(of_unit))
         if len(ids) >= self._limits.progress_per_unit:
-            session.execute(delete(Mail).where(Mail.id.in_(ids[1::2])))
+            dropped = ids[1::2]
+            session.execute(delete(Mail).where(Mail.id.in_(dropped)))
+            share.count -= len(dropped)
+        if share.count >= self._limits.mail_per_sender_and_task:
+            everything = list(session.scalars(select(Mail.id).where(*theirs).order_by(Mail.id)))
+            older = everything[: len(everything) // 2 + 1]
+            session.execute(delete(Mail).where(*theirs, Mail.id <= older[-1]))
+            share.count = len(everything) - len(older)
+
+
+@dataclass(slots=True)
+class _Share:
+    """Messages of one sender in one task."""
+
+    count: int
+    bytes_: int
+
+
+def _name_of(session: Session) -> str:
+    """Made with the database, and lost with it."""
+    row = session.get(MailboxName, 1)
+    if row is None:
+        row = MailboxName(id=1, name=secrets.token_hex(16))
+        session.add(row)
+        session.commit()
+    return row.name
 
 
 def _up_to_bytes(rows: Iterable[Mail], max_bytes: int) -> list[Mail]:

@@ -1,7 +1,7 @@
 """The gateway's tables. SQLite or PostgreSQL, through SQLAlchemy and nothing that only one of them has.
 
-`mail` and `nonces` hold what people sent. Everything else is a copy of the chain: `rebuild` empties it and reads it
-again.
+`mail`, `mailbox` and `nonces` hold what people sent. Everything else is a copy of the chain: `rebuild` empties it and
+reads it again.
 """
 
 from __future__ import annotations
@@ -66,6 +66,15 @@ class Mail(Base):
         Index("mail_by_kind", "kind", "task", "unit", "id"),
         {"sqlite_autoincrement": True},  # an id is never used again, so a reader's cursor stays right
     )
+
+
+class MailboxName(Base):
+    """The name of this database's mailbox: a reader notices by it that all mail was lost."""
+
+    __tablename__ = "mailbox"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    name: Mapped[str] = mapped_column(String(64))
 
 
 class Nonce(Base):

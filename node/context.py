@@ -215,20 +215,24 @@ class NodeContext:
     @property
     def gateway(self) -> GatewayClient:
         """Client of the configured gateway, signing with `account`. Raises ConfigError C-07 if none is configured."""
+        return self._once("gateway", lambda: self._gateway_client(self.account))
 
-        def make() -> GatewayClient:
-            from node.gateway import GatewayClient
+    @property
+    def reading_gateway(self) -> GatewayClient:
+        """The same for whoever only reads: no key is opened."""
+        return self._once("reading_gateway", lambda: self._gateway_client(None))
 
-            if not self.network.gateway_url:
-                name = self.config.network
-                raise ConfigError(
-                    f"network {name!r} has no gateway",
-                    code="C-07",
-                    hint=f"avenue config set networks.{name}.gateway_url https://...",
-                )
-            return GatewayClient(self.network.gateway_url, self.account, self.domain)
+    def _gateway_client(self, account: LocalAccount | None) -> GatewayClient:
+        from node.gateway import GatewayClient
 
-        return self._once("gateway", make)
+        if not self.network.gateway_url:
+            name = self.config.network
+            raise ConfigError(
+                f"network {name!r} has no gateway",
+                code="C-07",
+                hint=f"avenue config set networks.{name}.gateway_url https://...",
+            )
+        return GatewayClient(self.network.gateway_url, account, self.domain)
 
     def close(self) -> None:
         """Closes what was opened. Idempotent."""

@@ -30,8 +30,8 @@ from protocol.wire import (
     BlobInfo,
     ErrorAnswer,
     GatewayStatus,
-    ListAnswer,
     MailItem,
+    MailPage,
     MessagePosted,
 )
 
@@ -46,12 +46,12 @@ AnswerT = TypeVar("AnswerT", bound=BaseModel)
 
 
 class GatewayClient:
-    """One gateway, one signing account. Safe to use from several threads."""
+    """One gateway, one signing account (None: reads only). Safe to use from several threads."""
 
     def __init__(
         self,
         base_url: str,
-        account: LocalAccount,
+        account: LocalAccount | None,
         domain: Domain,
         *,
         timeout_s: float = 30.0,
@@ -86,13 +86,19 @@ class GatewayClient:
 
         Raises what the gateway refuses with (protocol/errors.py) and UnreachableError.
         """
-        message = sign_message(self._account, payload.kind, task, payload, self._domain, ttl_s)
+        message = self._signed(task, payload, ttl_s)
         answer = self._deliver(message, MessagePosted)
         return None if answer is None else answer.id
 
     def messages(
         self, task: bytes | None = None, kind: str | None = None, after: int = 0, limit: int = MAIL_PAGE
     ) -> list[MailItem]:
+        """The items of `mail_page`, if nobody minds which mailbox they are from."""
+        return list(self.mail_page(task, kind, after, limit).items)
+
+    def mail_page(
+        self, task: bytes | None = None, kind: str | None = None, after: int = 0, limit: int = MAIL_PAGE
+    ) -> MailPage:
         """The next mail with id > `after`, in the order of arrival; empty when there is nothing new.
 
         Ask again with the last item's id: a page may be shorter than `limit`. Unverified: `item.envelope()` goes
@@ -104,10 +110,10 @@ class GatewayClient:
             query["task"] = to_hex(task)
         if kind is not None:
             query["kind"] = kind
-        page = self._get("/messages", ListAnswer[MailItem], query)
+        page = self._get("/messages", MailPage, query)
         if any(item.id <= after for item in page.items):
             raise UnreachableError(f"{self._base_url} repeats its mailbox", code="N-31", hint="use another gateway")
-        return list(page.items)
+        return page
 
     # --- blobs ---
 
@@ -118,7 +124,7 @@ class GatewayClient:
         """
         index = index_of(data)
         announcement = BlobAnnounce(blob=index.blob_id, size=index.size, index=index.leaves)
-        message = sign_message(self._account, announcement.kind, task, announcement, self._domain)
+        message = self._signed(task, announcement)
         answer = self._deliver(message, BlobAnnounced)
         missing = self.blob_info(index.blob_id).missing if answer is None else answer.missing
         for position in missing:
@@ -196,6 +202,11 @@ class GatewayClient:
             os.fsync(file.fileno())
         partial.replace(dest_path)
         return dest_path
+
+    def _signed(self, task: bytes, payload: Payload, ttl_s: int = DEFAULT_TTL_S) -> SignedMessage:
+        if self._account is None:
+            raise TypeError("this client was made without a key: it only reads")
+        return sign_message(self._account, payload.kind, task, payload, self._domain, ttl_s)
 
     # --- HTTP ---
 

@@ -46,6 +46,13 @@ class Letter:
     payload: Payload
 
 
+@dataclass(frozen=True, slots=True)
+class NewMailbox:
+    """The gateway has another mailbox than before: whatever was read is not in it."""
+
+    name: str
+
+
 class Mailbox:
     """The messages of `kinds` about one task. `poll` is called by one thread."""
 
@@ -60,11 +67,24 @@ class Mailbox:
         self._nodes: dict[str, NodeId] = {}
         self._kinds = frozenset(str(kind) for kind in kinds)
         self._cursor = 0
+        self._name: str | None = None
 
-    def poll(self) -> Iterator[Letter]:
-        """What came since the last call. Raises UnreachableError if gateway or chain do not answer."""
-        while items := self._gateway.messages(self.task, after=self._cursor):
-            for item in items:
+    def poll(self) -> Iterator[Letter | NewMailbox]:
+        """What came since the last call, or that there is a new mailbox, which the next call reads from its start.
+
+        Raises UnreachableError if gateway or chain do not answer.
+        """
+        while True:
+            page = self._gateway.mail_page(self.task, after=self._cursor)
+            if page.mailbox != self._name:
+                first, self._name, self._cursor = self._name is None, page.mailbox, 0
+                yield NewMailbox(page.mailbox)
+                if not first:
+                    log.warning("the gateway has lost its mail", task=self.task.hex()[:8])
+                    return
+            if not page.items:
+                return
+            for item in page.items:
                 # Others' progress comes every second and is checked only by who wants to see it.
                 letter = self._read(item.id, item.envelope()) if item.kind in self._kinds else None
                 self._cursor = item.id

@@ -16,7 +16,7 @@ import structlog
 
 from node.gateway import GatewayClient
 from node.keyring import Keyring, fetch
-from node.mailbox import Letter, Mailbox, OperatorOf
+from node.mailbox import Letter, Mailbox, NewMailbox, OperatorOf
 from proofs.blob import index_of
 from proofs.exact.encoding import root_of_encoding
 from protocol.errors import BlobError, SignatureFormError
@@ -62,7 +62,7 @@ class _Said:
     grants: dict[tuple[BlobId, NodeId], set[NodeId | None]] = field(default_factory=lambda: defaultdict(set))
     results: dict[int, dict[NodeId, list[UnitResult]]] = field(default_factory=lambda: defaultdict(dict))
     acceptances: dict[tuple[int, bytes], bytes] = field(default_factory=dict)
-    progress: dict[int, UnitProgress] = field(default_factory=dict)
+    progress: dict[tuple[int, NodeId], UnitProgress] = field(default_factory=dict)
     letters: dict[Kind, int] = field(default_factory=lambda: defaultdict(int))
 
 
@@ -71,7 +71,10 @@ MAX_RESULTS = 4
 
 
 class TaskBook:
-    """One task's mailbox, manifest and keys, as `reader` (0: the requester) has them."""
+    """One task's mailbox, manifest and keys, as `reader` (0: the requester) has them.
+
+    Without an `encryption_key` it opens nothing, and is for whoever only wants to know what was said.
+    """
 
     def __init__(
         self,
@@ -79,7 +82,7 @@ class TaskBook:
         gateway: GatewayClient,
         domain: Domain,
         operator_of: OperatorOf,
-        encryption_key: EncryptionKey,
+        encryption_key: EncryptionKey | None,
         reader: NodeId,
         *,
         kinds: Iterable[Kind] = READER_KINDS,
@@ -88,11 +91,13 @@ class TaskBook:
         self.task = TaskId(spec.task_id)
         self.gateway = gateway
         self.reader = reader
-        self.keyring = Keyring(encryption_key, reader) if spec.is_private else None
+        self.keyring = None if encryption_key is None or not spec.is_private else Keyring(encryption_key, reader)
         self._domain = domain
         self._mailbox = Mailbox(gateway, domain, spec, operator_of, kinds)
         self._said = _Said()
-        self._unread: deque[Letter] = deque()
+        self._unread: deque[Letter | NewMailbox] = deque()
+        self.mailbox: str | None = None
+        """Name of the mailbox that all of this was said in; None before it was read."""
 
     def poll(self) -> None:
         """Reads what is new. Raises UnreachableError."""
@@ -107,7 +112,12 @@ class TaskBook:
     def fold(self) -> None:
         """The half that changes what the book says: by the thread that reads it."""
         while self._unread:
-            self._fold(self._unread.popleft())
+            letter = self._unread.popleft()
+            if isinstance(letter, NewMailbox):
+                # Nobody can read any more what was said before: it counts as not said. Keys that were got stay.
+                self._said, self.mailbox = _Said(), letter.name
+            else:
+                self._fold(letter)
 
     @property
     def has_manifest(self) -> bool:
@@ -152,7 +162,8 @@ class TaskBook:
         return self._said.heard
 
     @property
-    def progress(self) -> dict[int, UnitProgress]:
+    def progress(self) -> dict[tuple[int, NodeId], UnitProgress]:
+        """By unit and node; whose unit it is, the chain says."""
         return self._said.progress
 
     @property
@@ -183,7 +194,7 @@ class TaskBook:
 
     def readable(self, blob: BlobId) -> bool:
         """Whether this reader holds a key, or needs none."""
-        return self.keyring is None or self.keyring.holds(blob)
+        return not self.spec.is_private or (self.keyring is not None and self.keyring.holds(blob))
 
     def open(self, blob: BlobId, max_bytes: int) -> bytes:
         """Raises what node.keyring.fetch raises."""
@@ -232,8 +243,8 @@ class TaskBook:
                 domain, signed = self._domain, (payload.unit, payload.result_root, payload.signature)
                 if self._is_requester(lambda: recover_acceptance(domain, self.task, *signed)):
                     said.acceptances[payload.unit, payload.result_root] = payload.signature
-            case UnitProgress():
-                said.progress[payload.unit] = payload
+            case UnitProgress() if payload.unit < self.spec.units:
+                said.progress[payload.unit, NodeId(payload.node)] = payload
 
     def _admit(self, letter: Letter, grant: AdmissionGrant) -> None:
         """The latest admission counts; the requester never narrows one."""

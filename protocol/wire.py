@@ -134,6 +134,13 @@ class MailItem(SignedMessage):
         return SignedMessage(**{name: getattr(self, name) for name in SignedMessage.model_fields})
 
 
+class MailPage(ListAnswer[MailItem]):
+    """The next mail, and in which mailbox it lies."""
+
+    mailbox: Annotated[str, Field(max_length=64)] = ""
+    """Another name than before: the gateway has lost its mail, ids start anew, and what was said must be said again."""
+
+
 class TaskView(Answer):
     """A task as its events tell it."""
 

@@ -9,7 +9,7 @@ from fastapi.concurrency import run_in_threadpool
 
 from marketplace.deps import GatewayDep, bounded_body, parse_bytes32
 from protocol.messages import SignedMessage
-from protocol.wire import BlobAnnounced, ErrorAnswer, ListAnswer, MailItem, MessagePosted, PageLimit
+from protocol.wire import BlobAnnounced, ErrorAnswer, MailPage, MessagePosted, PageLimit
 
 router = APIRouter(tags=["messages"])
 
@@ -46,7 +46,7 @@ def list_messages(
     kind: Annotated[str | None, Query(max_length=64, description="only of this kind", examples=["key.grant"])] = None,
     after: Annotated[int, Query(ge=0, lt=1 << 63, description="the last id that you have")] = 0,
     limit: PageLimit = 100,
-) -> ListAnswer[MailItem]:
+) -> MailPage:
     """Messages in the order of arrival. Verify them: this gateway's word is not worth a key."""
     return gateway.mailbox.read(
         task=None if task is None else parse_bytes32(task),

@@ -84,10 +84,8 @@ def watch(
     task: TaskArgument,
     once: Annotated[bool, typer.Option("--once", help="Say where it stands now, and leave.")] = False,
 ) -> int:
-    """Follow a task until it is closed: rounds, units, loss, spent. Leaving changes nothing."""
-    from node.config import Role
-
-    with call.context(Role.REQUEST) as context, stop_on_signals(call.out) as request:
+    """Follow anybody's task until it is closed: rounds, units, loss, spent. Needs no key; leaving changes nothing."""
+    with call.context() as context, stop_on_signals(call.out) as request:
         from node.request.watch import watch as snapshots
 
         last: Snapshot | None = None

@@ -5,7 +5,7 @@
                                                       salt         of the commitment, for a later operator's reveal
                                                       content_key  of a private task's sealed blob
                                                       sealed       that blob, before it is uploaded
-                                                      published    id of the blob, once uploaded and announced
+                                                      published    id of the blob, name of the mailbox that has it
     <data_dir>/compute/speed.json                     seconds per step and per checkpoint, by program, as measured here
 
 Every file is written whole or not at all (temporary file, fsync, rename, fsync of the directory): after `kill -9` at
@@ -152,11 +152,17 @@ class Desk:
         except FileNotFoundError:
             return None
 
-    def put_published(self, key: WorkKey, blob: bytes) -> None:
-        write_whole(self._attempt(key) / "published", blob)
+    def put_published(self, key: WorkKey, blob: bytes, mailbox: str) -> None:
+        """`mailbox`: where it was announced."""
+        write_whole(self._attempt(key) / "published", blob + mailbox.encode())
 
-    def published(self, key: WorkKey) -> bool:
-        return (self._attempt(key) / "published").exists()
+    def published(self, key: WorkKey, mailbox: str | None = None) -> bool:
+        """Whether it was announced in `mailbox`; None: anywhere."""
+        try:
+            said_in = (self._attempt(key) / "published").read_bytes()[32:].decode()
+        except FileNotFoundError:
+            return False
+        return mailbox is None or said_in in ("", mailbox)
 
     def attempts(self, task: TaskId) -> Iterator[WorkKey]:
         """Every attempt of which there is anything."""

@@ -45,6 +45,8 @@ class _Followed:
     problem: str = "its manifest is not here yet"
     open_since: dict[int, int] = field(default_factory=dict)
     owed_since: dict[tuple[BlobId, NodeId], int] = field(default_factory=dict)
+    mailbox: str | None = None
+    """The mailbox that `asked_at` and `shared` are about."""
     tidied: tuple[int, frozenset[int]] | None = None
     """Round and units at the last look for what can be deleted."""
     shared: set[tuple[BlobId, NodeId]] = field(default_factory=set)
@@ -136,6 +138,10 @@ class Loader:
         _note_open(followed, now)
         admitted = book.admitted.get(self._node)
         admission = None if admitted is None else admitted.admission
+        if book.mailbox != followed.mailbox:
+            # What this process asked and granted is lost, or was never said here.
+            followed.mailbox, followed.asked_at, followed.asked_with = book.mailbox, None, None
+            followed.shared.clear()
         if admission != followed.asked_with:
             followed.asked_at = None  # answered
         view = TaskView(
@@ -276,7 +282,8 @@ class Loader:
                 if unit.node != self._node or key in stages or unit.status is UnitStatus.OPEN:
                     continue
                 if work.is_done(self._desk, tv.spec, key):
-                    stages[key] = Stage.PUBLISHED if self._desk.published(key) else Stage.DONE
+                    published = self._desk.published(key, self.book(tv.task).mailbox)
+                    stages[key] = Stage.PUBLISHED if published else Stage.DONE
                 elif self._training.failed(key):
                     stages[key] = Stage.FAILED
         return stages

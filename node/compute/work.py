@@ -220,7 +220,7 @@ def publish(
             checkpoint_roots=outcome.roots,
         )
     )
-    desk.put_published(key, blob_id)
+    desk.put_published(key, blob_id, book.mailbox or "")
     return blob_id
 
 

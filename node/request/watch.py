@@ -63,16 +63,17 @@ def watch(
 ) -> Iterator[Snapshot]:
     """A snapshot now, and one whenever something changed, until the task is closed or `stop` is set.
 
-    A gateway that is away hides losses only. Raises StateError S-43 (no such task), UnreachableError at the start.
+    Needs no key. A gateway that is away hides losses only. Raises StateError S-43 (no such task), UnreachableError at
+    the start.
     """
     stop = stop or threading.Event()
     posted = TaskFeed(context).posted(task_id)
     book = TaskBook(
         posted.spec,
-        context.gateway,
+        context.reading_gateway,
         context.domain,
         context.client.node_of,
-        context.encryption_key,
+        None,
         REQUESTER,
         kinds=ALL_KINDS,
     )
@@ -111,7 +112,7 @@ def _take(context: NodeContext, book: TaskBook, posted_at: int, final: list[tupl
         rounds=spec.rounds,
         units=tuple(_unit(book, spec.unit_index(shown, shard), unit) for shard, unit in enumerate(rounds[shown])),
         by_status=Counter(unit.status for units in rounds for unit in units) + Counter({UnitStatus.OPEN: untouched}),
-        loss=_loss(book, spec),
+        loss=_loss(book, spec, rounds),
         escrow=spec.escrow,
         paid=Wei(
             sum(
@@ -142,9 +143,7 @@ def _has_output(units: tuple[Unit, ...]) -> bool:
 
 
 def _unit(book: TaskBook, index: int, unit: Unit) -> UnitSnapshot:
-    said = book.progress.get(index)
-    if said is not None and said.node != unit.node:
-        said = None
+    said = book.progress.get((index, unit.node))
     return UnitSnapshot(
         index,
         book.spec.shard_of(index),
@@ -157,12 +156,13 @@ def _unit(book: TaskBook, index: int, unit: Unit) -> UnitSnapshot:
     )
 
 
-def _loss(book: TaskBook, spec: TaskSpec) -> float | None:
-    losses: dict[int, list[float]] = {}
-    for index, said in book.progress.items():
-        if said.loss is not None:
-            losses.setdefault(spec.round_of(index), []).append(said.loss)
-    return None if not losses else sum(newest := losses[max(losses)]) / len(newest)
+def _loss(book: TaskBook, spec: TaskSpec, rounds: list[tuple[Unit, ...]]) -> float | None:
+    """Anybody with a node may say anything of any unit: what counts is the word of whom the chain has at it."""
+    for round_, units in reversed(list(enumerate(rounds))):
+        said = [book.progress.get((spec.unit_index(round_, shard), unit.node)) for shard, unit in enumerate(units)]
+        if losses := [progress.loss for progress in said if progress is not None and progress.loss is not None]:
+            return sum(losses) / len(losses)
+    return None
 
 
 def _differs(a: Snapshot, b: Snapshot) -> bool:

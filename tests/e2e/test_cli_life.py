@@ -75,7 +75,7 @@ def test_a_task_is_posted_trained_paid_and_fetched(market: Cli, tmp_path: Path) 
         assert market.run("faucet", "--dev-account", REQUESTER, "--yes").code == 0
         posted = market.run("task", "submit", str(task_file), "--dev-account", REQUESTER, "--yes", "--json")
         assert posted.code == 0, posted.stderr
-        assert posted.document["status"] == "closed"
+        assert (posted.document["status"], posted.document["trained"]) == ("closed", True)
         task = posted.document["task"]
         twice = market.run("compute", "start", "--dev-account", FIRST, "--no-checks", "--json")
         assert (twice.code, twice.error["code"]) == (7, "S-20"), "one identity runs once"
@@ -88,12 +88,21 @@ def test_a_task_is_posted_trained_paid_and_fetched(market: Cli, tmp_path: Path) 
             node.communicate()
 
     short = task[:14]
-    seen = market.run("task", "watch", short, "--dev-account", REQUESTER, "--json").document
+    seen = market.run("task", "watch", short, "--json").document
     assert seen["trained"] is True
     assert seen["paid_wei"] == seen["escrow_wei"] == str(45 * 10**17)
     shown = market.run("task", "show", short, "--timeline", "--json").document
     assert [event["event"] for event in shown["events"]].count("UnitFinalised") == 3
     assert market.run("task", "list", "--dev-account", REQUESTER, "--json").document["items"][0]["task"] == task
+
+    given_up = market.run("task", "submit", str(task_file), "--detach", "--dev-account", REQUESTER, "--yes", "--json")
+    assert (given_up.document["status"], given_up.document["trained"]) == ("posted", False)
+    for move in ("cancel", "close"):
+        moved = market.run("task", move, given_up.document["task"], "--dev-account", REQUESTER, "--yes", "--json")
+        assert moved.code == 0, moved.stdout
+    none = market.run("task", "result", given_up.document["task"], "--dev-account", REQUESTER, "--json")
+    assert (none.code, none.error["code"]) == (7, "S-44")
+    assert "was closed before" in none.error["message"], "and nobody is told to wait for it"
 
     model = tmp_path / "model.safetensors"
     result = market.run("task", "result", task, "-o", str(model), "--dev-account", REQUESTER, "--json")

@@ -87,6 +87,11 @@ class Gateway:
         self._thread.join(10)
         assert not self._thread.is_alive(), "the gateway does not stop"
 
+    def lose_mail(self) -> None:
+        """Its database is gone; its blobs are still there."""
+        for path in self._settings.data_dir.glob("gateway.sqlite*"):
+            path.unlink()
+
 
 @dataclass
 class Market:

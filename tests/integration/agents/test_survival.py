@@ -6,6 +6,8 @@ import signal
 import time
 
 from node.request.task_file import load_task_file
+from node.request.view import AcceptPolicy
+from node.request.view import Policy as RequestPolicy
 from node.taskfeed import TaskFeed
 from node.training.plan import prepare_plan, run_plan
 from protocol.types import TaskSpec, UnitStatus
@@ -107,4 +109,21 @@ def test_gateway_that_is_away_costs_no_collateral(market: Market) -> None:
     assert node.wait(10) == 0
     units = market.units(spec)
     assert all(unit.status is UnitStatus.FINALISED and unit.attempt == 0 for unit in units)
+    assert market.avenue.client.input_state_root(spec, 1) == single_process_root(market)
+
+
+def test_gateway_that_loses_its_mail_is_told_everything_again(market: Market) -> None:
+    task = market.submit(task_text(private=True, rounds=1))
+    spec = TaskFeed(market.requester).posted(task).spec
+    requester = market.request_agent(task, RequestPolicy(accept=AcceptPolicy.NEVER))
+    node = market.node(0)
+    wait_until(lambda: market.count(spec, UnitStatus.REVEALED) == 1, "a first result")
+    market.gateway.stop()
+    market.gateway.lose_mail()
+    market.gateway.start()
+    # Admission, keys and the announced result were in that mailbox; without them nobody could take the average.
+    wait_until(lambda: market.count(spec, UnitStatus.REVEALED) == spec.units, "the rest of the task")
+    node.end()
+    requester.end()
+    assert all(unit.attempt == 0 for unit in market.units(spec))
     assert market.avenue.client.input_state_root(spec, 1) == single_process_root(market)

@@ -231,3 +231,34 @@ def test_share_of_a_mailbox_has_an_end(market: Market, tmp_path: Any) -> None:
     with running_gateway(settings_in(tmp_path, mail_per_sender_and_task=2), market.chain.client) as gateway:
         answers = [post(gateway, request_of(gateway, market)) for _ in range(3)]
     assert [answer.status_code for answer in answers] == [201, 201, 429]
+
+
+def test_share_of_a_mailbox_is_counted_in_bytes_too_and_again_after_a_restart(market: Market, tmp_path: Any) -> None:
+    size = 2000
+    for answers in ([201, 201, 429], [429]):
+        with running_gateway(
+            settings_in(tmp_path, mail_bytes_per_sender_and_task=size), market.chain.client
+        ) as gateway:
+            keys = KeyGrant(grants=(Grant(blob=b"\x01" * 32, reader=1, wrapped_key=b"\x02" * 80),))
+            mail = [sign_message(market.operators[0], keys.kind, market.task, keys, gateway.domain) for _ in answers]
+            assert size // 3 < len(mail[0].to_json()) < size // 2
+            assert [post(gateway, message).status_code for message in mail] == answers
+            assert post(gateway, request_of(gateway, market)).status_code == (201 if len(answers) > 1 else 429)
+
+
+def test_progress_on_made_up_units_does_not_fill_the_mailbox(market: Market, tmp_path: Any) -> None:
+    with running_gateway(settings_in(tmp_path, mail_per_sender_and_task=8), market.chain.client) as gateway:
+        client = gateway.client(market.operators[0])
+        for unit in range(30):
+            client.post_message(market.task, UnitProgress(unit=unit, node=1, step=1, steps=20))
+        kept = [item.payload["unit"] for item in client.messages(market.task)]
+    assert len(kept) <= 8
+    assert kept[-1] == 29
+
+
+def test_mailbox_keeps_its_name_until_it_is_lost(market: Market, tmp_path: Any) -> None:
+    names = []
+    for folder in ("a", "a", "b"):
+        with running_gateway(settings_in(tmp_path / folder), market.chain.client) as gateway:
+            names.append(gateway.client(market.stranger).mail_page(market.task).mailbox)
+    assert names[0] == names[1] != names[2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, cast
 
 import pytest
@@ -10,7 +11,7 @@ from eth_account.signers.local import LocalAccount
 
 from node.gateway import GatewayClient
 from node.keyring import MAX_CANDIDATES, Keyring
-from node.taskbook import TaskBook
+from node.taskbook import ALL_KINDS, READER_KINDS, TaskBook
 from protocol.errors import BlobError
 from protocol.messages import (
     AdmissionGrant,
@@ -18,16 +19,18 @@ from protocol.messages import (
     Domain,
     Grant,
     KeyGrant,
+    Kind,
     Payload,
     SignedMessage,
     UnitAcceptance,
+    UnitProgress,
     UnitResult,
     sign_message,
 )
 from protocol.sealing import EncryptionKey, seal, wrap
 from protocol.signatures import sign_acceptance, sign_admission
 from protocol.types import BlobId, NodeId, TaskId, UnitStatus
-from protocol.wire import MailItem
+from protocol.wire import MailItem, MailPage
 from tests.unit.node.compute_views import make_spec, make_unit
 
 REQUESTER: LocalAccount = Account.from_key(b"\x01" * 32)
@@ -47,10 +50,12 @@ class Letters:
 
     def __init__(self) -> None:
         self.items: list[SignedMessage] = []
+        self.name = "first"
 
-    def messages(self, _task: bytes, *, after: int) -> list[MailItem]:
+    def mail_page(self, _task: bytes, *, after: int) -> MailPage:
         dumped = [(number, item.model_dump_json()) for number, item in enumerate(self.items, start=1)]
-        return [MailItem.model_validate_json(text[:-1] + f',"id":{n}' + "}") for n, text in dumped if n > after]
+        items = [MailItem.model_validate_json(text[:-1] + f',"id":{n}' + "}") for n, text in dumped if n > after]
+        return MailPage(items=tuple(items), mailbox=self.name)
 
     def put(self, sender: LocalAccount, payload: Payload, altered: dict[str, Any] | None = None) -> None:
         """`altered`: fields that somebody changed after the message was signed."""
@@ -58,13 +63,13 @@ class Letters:
         self.items.append(message.model_copy(update=altered or {}))
 
 
-def make_book(letters: Letters) -> TaskBook:
+def make_book(letters: Letters, kinds: Iterable[Kind] = READER_KINDS) -> TaskBook:
     """As node 7 reads it."""
 
     def operator_of(address: str) -> NodeId | None:
         return NODES.get(address)
 
-    return TaskBook(SPEC, cast(GatewayClient, letters), DOMAIN, operator_of, MINE, NodeId(7))
+    return TaskBook(SPEC, cast(GatewayClient, letters), DOMAIN, operator_of, MINE, NodeId(7), kinds=kinds)
 
 
 def admission(signer: LocalAccount, node: int = 7, shards: int = 1) -> AdmissionGrant:
@@ -173,3 +178,41 @@ def test_one_readers_bad_key_does_not_keep_others_from_theirs() -> None:
 def test_blob_without_a_key_is_not_even_downloaded() -> None:
     with pytest.raises(BlobError, match="no key"):
         make_book(Letters()).open(BlobId(b"\x0b" * 32), 100)
+
+
+def test_lost_mailbox_takes_back_what_was_said_but_no_key() -> None:
+    letters, blob = Letters(), BlobId(b"\x0b" * 32)
+    content_key, _ = seal(b"shard")
+    letters.put(REQUESTER, admission(REQUESTER))
+    letters.put(REQUESTER, KeyGrant(grants=(Grant(blob=blob, reader=7, wrapped_key=wrap(content_key, MINE.public)),)))
+    letters.put(WORKER, result(node=7))
+    book = make_book(letters)
+    book.poll()
+    assert (book.mailbox, set(book.admitted)) == ("first", {7})
+    letters.items, letters.name = [], "second"
+    letters.put(WORKER, AdmissionRequest(node=7))  # its id is far below what was read before
+    book.poll()
+    book.poll()
+    assert (book.mailbox, book.admitted, book.asks) == ("second", {}, {NodeId(7): 1})
+    assert book.results_of(0, NodeId(7)) == ()
+    assert not book.granted(blob, NodeId(7), {None})
+    assert book.readable(blob)
+
+
+def test_progress_of_others_is_kept_apart_and_of_no_unit_is_not_kept() -> None:
+    letters = Letters()
+    letters.put(WORKER, UnitProgress(unit=0, node=7, step=5, steps=10, loss=2.0))
+    letters.put(STRANGER, UnitProgress(unit=0, node=8, step=10, steps=10, loss=1e-9))
+    letters.put(STRANGER, UnitProgress(unit=SPEC.units, node=8, step=10, steps=10, loss=1e-9))
+    book = make_book(letters, ALL_KINDS)
+    book.poll()
+    assert {key: said.loss for key, said in book.progress.items()} == {(0, 7): 2.0, (0, 8): 1e-9}
+
+
+def test_book_without_a_key_reads_what_is_said_and_opens_nothing() -> None:
+    letters, blob = Letters(), BlobId(b"\x0b" * 32)
+    letters.put(REQUESTER, KeyGrant(grants=(Grant(blob=blob, reader=0, wrapped_key=wrap(b"k" * 32, MINE.public)),)))
+    book = TaskBook(SPEC, cast(GatewayClient, letters), DOMAIN, NODES.get, None, NodeId(0))
+    book.poll()
+    assert book.granted(blob, NodeId(0), {None})
+    assert not book.readable(blob)
