@@ -253,11 +253,15 @@ def _gateway(context: NodeContext) -> Finding:
     try:
         with httpx2.Client(timeout=5.0, trust_env=False) as http:
             answer = http.get(f"{url}/healthz")
+            ready = http.get(f"{url}/readyz")
     except httpx2.HTTPError as error:
         hint = "start one: avenue market serve; or set gateway_url"
         return Finding("gateway", Status.FAILED, f"{redact(url)}: {type(error).__name__}", hint, "D-11")
     if answer.status_code != 200:
         return Finding("gateway", Status.FAILED, f"{redact(url)} answers {answer.status_code}", "see its log", "D-11")
+    if ready.status_code != 200:
+        hint = "see its log; after a local chain was restarted, restart it too"
+        return Finding("gateway", Status.WARNING, f"{redact(url)} is up, but does not follow the chain", hint)
     return Finding("gateway", Status.OK, redact(url))
 
 
@@ -268,7 +272,7 @@ def _port(context: NodeContext) -> Finding:
         with socket.create_server((host, port)):
             return Finding("port", Status.OK, f"{host}:{port} is free for a gateway")
     except (OSError, OverflowError) as error:
-        if context.network.gateway_url == f"http://{host}:{port}" and _gateway(context).status is Status.OK:
+        if context.network.gateway_url == f"http://{host}:{port}" and _gateway(context).status is not Status.FAILED:
             return Finding("port", Status.OK, f"a gateway is serving on {host}:{port}")
         reason = getattr(error, "strerror", None) or str(error)
         status = Status.FAILED if context.role is Role.DEPLOYER else Status.WARNING

@@ -51,15 +51,22 @@ def submit(
         if not detach:
             _run_agent(context, task, request.event)
         state = context.client.task(task)
+        trained = any(context.client.input_state_root(submission.spec, submission.spec.rounds))
         document = {
             "task": hex_id(task),
             "escrow_wei": str(submission.cost.escrow),
             "escrow_left_wei": str(state.escrow),
             "status": state.status.name.lower(),
+            "trained": trained,
             "detached": detach,
         }
-        verb = "run" if state.status.name == "POSTED" else "result"
-        rows = [("status", state.status.name.lower()), ("next", f"avenue task {verb} {hex_id(task)}")]
+        if trained:
+            follow = f"avenue task result {hex_id(task)}"
+        elif state.status.name == "POSTED":
+            follow = f"avenue task run {hex_id(task)}"
+        else:
+            follow = f"not trained to the end; what became of it: avenue task show {hex_id(task)} --timeline"
+        rows = [("status", state.status.name.lower()), ("next", follow)]
         call.out.emit(document, Fields(f"task {hex_id(task)}", rows))
         return request.exit_code
 

@@ -19,7 +19,7 @@ from node.taskfeed import TaskFeed
 from node.training.float32 import layers_of, to_state_dict
 from proofs.exact.state import State, decode_state
 from protocol.errors import ConfigError, StateError
-from protocol.types import ZERO32, TaskId, TaskSpec
+from protocol.types import ZERO32, TaskId, TaskSpec, TaskStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +69,12 @@ def fetch_result(context: NodeContext, task_id: TaskId) -> tuple[bytes, State]:
     """
     spec = TaskFeed(context).posted(task_id).spec
     root = context.client.input_state_root(spec, spec.rounds)
+    if root == ZERO32 and context.client.task(task_id).status is TaskStatus.CLOSED:
+        raise StateError(
+            f"task 0x{task_id.hex()[:8]} was closed before it was trained to the end: there is no result",
+            code="S-44",
+            hint="what was not earned of the escrow came back; post it again on other terms",
+        )
     if root == ZERO32:
         raise StateError(
             f"task 0x{task_id.hex()[:8]} is not trained to the end yet",

@@ -189,6 +189,23 @@ def test_a_port_in_use_is_said_before_anything_starts(cli: Cli) -> None:
     assert "--port" in ran.error["hint"]
 
 
+def test_the_doctor_sees_that_a_gateway_no_longer_follows_the_chain(cli: Cli) -> None:
+    with anvil() as own:
+        cli.environ["AVENUE_RPC_URLS"] = own.url
+        process = cli.start("market", "serve", "--port", "0", "--json")
+        cli.environ["AVENUE_GATEWAY_URL"] = url = cli.first_document(process)["url"]
+        wait_until(lambda: answers(f"{url}/readyz"), process)
+    try:
+        wait_until(lambda: not answers(f"{url}/readyz"), process)
+        checks = cli.run("doctor", "--dev-account", "1", "--json").document["checks"]
+        gateway = next(check for check in checks if check["name"] == "gateway")
+        assert gateway["status"] == "warning"
+        assert "does not follow the chain" in gateway["detail"] and gateway["hint"]
+    finally:
+        process.terminate()
+        process.communicate(timeout=20)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_gateway_serves_until_it_is_told_to_stop(cli: Cli, number: signal.Signals) -> None:
     process = cli.start("market", "serve", "--port", "0", "--json")
