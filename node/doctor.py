@@ -265,6 +265,20 @@ def _gateway(context: NodeContext) -> Finding:
     return Finding("gateway", Status.OK, redact(url))
 
 
+def _market(context: NodeContext) -> Finding:
+    """A gateway of another chain or market answers like one's own; its mail is signed for somebody else."""
+    from protocol.rpc import redact
+
+    served, ours, url = context.reading_gateway.status(), context.deployment, redact(context.network.gateway_url)
+    if served.chain_id != ours.chain_id:
+        detail = f"{url} serves chain {served.chain_id}, this network is chain {ours.chain_id}"
+    elif served.market != ours.market:
+        detail = f"{url} serves market {served.market}, the deployment record has {ours.market}"
+    else:
+        return Finding("market", Status.OK, f"the gateway serves {ours.market}")
+    return Finding("market", Status.FAILED, detail, "set gateway_url to a gateway of this market", "D-15")
+
+
 def _port(context: NodeContext) -> Finding:
     """Whether a gateway could be served here; only a deployer is expected to."""
     host, port = context.config.market.host, context.config.market.port
@@ -321,5 +335,6 @@ CHECKS: tuple[Check, ...] = (
     Check("tokens", _token_balance, after=(*_MARKET, "keystore"), roles=_TRAINS),
     Check("stake", _stake, after=(*_MARKET, "keystore"), roles=frozenset({Role.COMPUTE})),
     Check("gateway", _gateway, roles=_TRAINS),
+    Check("market", _market, after=("gateway", *_MARKET), roles=_TRAINS),
     Check("port", _port),
 )

@@ -61,9 +61,11 @@ class GatewayClient:
         self._account = account
         self._domain = domain
         self._pause = pause
-        # No compression: a small answer must not unpack into a large one.
+        # No compression: a small answer must not unpack into a large one. No proxy from the environment, as for the
+        # RPC endpoints: the doctor and the agents then see the same gateway.
         headers = {"Accept-Encoding": "identity"}
-        self._http = httpx2.Client(base_url=self._base_url + API_PREFIX, timeout=timeout_s, headers=headers)
+        base_url = self._base_url + API_PREFIX
+        self._http = httpx2.Client(base_url=base_url, timeout=timeout_s, headers=headers, trust_env=False)
 
     def __enter__(self) -> Self:
         return self

@@ -159,7 +159,7 @@ def test_the_doctor_names_each_check_and_leaves_with_9(cli: Cli) -> None:
     assert ran.code == 9
     checks = {check["name"]: check for check in ran.document["checks"]}
     expected = {"python", "torch", "kernels", "config", "keystore", "disk", "rpc", "head", "clock", "deployment"}
-    assert expected | {"gas", "tokens", "stake", "gateway", "port"} == set(checks)
+    assert expected | {"gas", "tokens", "stake", "gateway", "market", "port"} == set(checks)
     failed = {name for name, check in checks.items() if check["status"] == "failed"}
     assert failed == {"gas", "stake", "gateway"}, "neither operator nor owner can pay for gas"
     assert all(check["hint"] for check in checks.values() if check["status"] in ("failed", "warning"))

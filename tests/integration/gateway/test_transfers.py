@@ -297,3 +297,11 @@ def test_four_uploads_at_once_are_all_whole(gateway: RunningGateway, market: Mar
     with ThreadPoolExecutor(4) as pool:
         ids = list(pool.map(lambda data: client.upload_blob(data, market.task), blobs))
     assert [client.download_blob(blob, 2 * CHUNK_BYTES) for blob in ids] == blobs
+
+
+def test_proxy_of_the_environment_is_not_asked(
+    gateway: RunningGateway, market: Market, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:1")
+    assert gateway.client(market.stranger).status().market == market.chain.deployment.market

@@ -17,6 +17,7 @@ from node.doctor import Finding, Status, examine
 from node.keys import LIGHT_SCRYPT_N, Keystore, dev_encryption_key
 from protocol import deployments, signatures, transactions
 from tests.support.anvil import AvenueChain, avenue_chain
+from tests.support.gateway import running_gateway, settings_in
 
 PASSWORD = "correct horse battery"
 
@@ -32,7 +33,7 @@ def context_of(
 ) -> NodeContext:
     flags = {
         "rpc_urls": [url],
-        "gateway_url": "http://127.0.0.1:1",
+        "gateway_url": options.get("gateway_url", "http://127.0.0.1:1"),
         "market.port": 0,  # some free one: another gateway may run on this machine
         "networks.local.deployments_dir": str(records) if records else None,
     }
@@ -176,3 +177,16 @@ def test_a_deployer_needs_no_torch_and_no_market(deployed: AvenueChain, tmp_path
     findings = findings_of(context_of(tmp_path, deployed.url, role=Role.DEPLOYER, dev_account=0))
     assert not {"torch", "kernels", "deployment", "stake", "gateway"} & set(findings)
     assert all(each.status in (Status.OK, Status.WARNING) for each in findings.values())
+
+
+def test_a_gateway_of_another_chain_or_market_is_noticed(deployed: AvenueChain, tmp_path: Path) -> None:
+    client, real = deployed.client, deployed.deployment
+    with running_gateway(settings_in(tmp_path / "gateway"), client) as gateway:
+        url = gateway.url
+        right = findings_of(context_of(tmp_path, deployed.url, records=deployed.home, gateway_url=url, dev_account=0))
+        assert right["market"].status is Status.OK
+        records = tmp_path / "records"
+        deployments.save(dataclasses.replace(real, market=real.registry, code_hashes={}), records)
+        wrong = findings_of(context_of(tmp_path, deployed.url, records=records, gateway_url=url, dev_account=0))
+    assert (wrong["market"].status, wrong["market"].code) == (Status.FAILED, "D-15")
+    assert real.market in wrong["market"].detail
