@@ -306,7 +306,9 @@ def _usage_error(problem: ErrorDetails) -> UsageError:
         hint = f"did you mean {near[0]!r}?" if near else f"valid keys: {', '.join(valid)}"
         return UsageError(f"unknown key {where}", code="U-32", hint=hint)
     code = _CODE_OF.get(problem["type"], "U-34")
-    message = "is missing" if problem["type"] == "missing" and problem["msg"] == "Field required" else problem["msg"]
+    message = re.sub("^[A-Z][a-z]+ should", "should", problem["msg"])  # pydantic's "Input should be ..."
+    if problem["type"] == "missing" and message == "Field required":
+        message = "is missing"
     return UsageError(f"{where} {message}".strip(), code=code, hint=_HINTS.get(code, "see examples/ for valid values"))
 
 

@@ -215,6 +215,7 @@ def test_bad_value_is_named(tmp_path: Path, old: str, new: str, key: str) -> Non
     error = refusal(written(tmp_path, (old, new)))
     assert error.code == "U-34"
     assert error.message.startswith(key)
+    assert "Input" not in error.message, "one sentence, about the key"
 
 
 def test_data_paths_are_relative_to_the_task_file(tmp_path: Path) -> None:
