@@ -36,7 +36,7 @@ class Limits(BaseModel):
     requests_per_minute: Count = 6000
     """Posts from one network address, before anything is checked."""
     mail_per_sender_and_task: Count = 20_000
-    mail_bytes_per_sender_and_task: Count = 256 << 20
+    mail_bytes_per_sender_and_task: Count = 64 << 20
     """Envelopes, as they are kept. A grant of 4096 keys has 1.2 MB."""
     progress_per_unit: Count = 400
     """Progress messages kept for a unit; older ones are thinned out."""

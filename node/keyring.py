@@ -1,8 +1,8 @@
 """Content keys as one reader holds them, and the blobs that they open.
 
 A grant says nothing until it has opened something: anybody with standing may send one for any blob, so several
-candidates are kept per blob, the requester's first, and tried in turn. What comes out is bytes; that they are the
-right state is checked by its root.
+candidates are kept per blob, one of each sender, the requester's first, and tried in turn. What comes out is bytes;
+that they are the right state is checked by its root.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 import threading
 from collections import defaultdict
 from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
 
 from node.gateway import GatewayClient
 from protocol.errors import BlobError
@@ -18,7 +20,16 @@ from protocol.sealing import OVERHEAD_BYTES, EncryptionKey, open_sealed, unwrap,
 from protocol.types import BlobId, NodeId
 
 MAX_CANDIDATES = 8
-"""Per blob: a spammer must not cost more time than a reader has. The requester's grants push out others."""
+"""Senders whose key for a blob is kept, one each: a spammer must not cost more time than a reader has."""
+
+
+@dataclass(slots=True)
+class _Offer:
+    """What one sender says is the blob's key. Opened when the blob is wanted, not when the offer comes."""
+
+    wrapped: bytes
+    key: bytes | None = None
+    opened: bool = False
 
 
 class Keyring:
@@ -28,37 +39,45 @@ class Keyring:
         self.reader = reader
         self._own = encryption_key
         self._lock = threading.Lock()
-        self._keys: dict[BlobId, list[bytes]] = defaultdict(list)
+        self._sure: dict[BlobId, bytes] = {}
+        """Keys that this reader made, or that have opened their blob."""
+        self._offers: dict[BlobId, dict[NodeId | None, _Offer]] = defaultdict(dict)
 
-    def add(self, grants: Iterable[Grant], *, first: bool) -> None:
-        """Unwraps and keeps those for this reader; `first` puts them before others. Drops what does not open."""
-        for grant in grants:
-            if grant.reader == self.reader:
-                try:
-                    self.put(BlobId(grant.blob), unwrap(grant.wrapped_key, self._own), first=first)
-                except BlobError:
-                    continue  # wrapped for a key that this reader no longer has, or rubbish
-
-    def put(self, blob: BlobId, key: bytes, *, first: bool = True) -> None:
-        """A content key that may be the blob's."""
+    def add(self, grants: Iterable[Grant], sender: NodeId | None) -> None:
+        """Keeps those for this reader; the latest of each sender counts (None: the requester, always kept)."""
         with self._lock:
-            keys = self._keys[blob]
-            if key not in keys:
-                keys.insert(0 if first else len(keys), key)
-                del keys[MAX_CANDIDATES:]
+            for grant in grants:
+                if grant.reader == self.reader:
+                    offers = self._offers[BlobId(grant.blob)]
+                    if sender is None or sender in offers or len(offers) < MAX_CANDIDATES:
+                        offers[sender] = _Offer(grant.wrapped_key)
+
+    def put(self, blob: BlobId, key: bytes) -> None:
+        """A content key that is the blob's: made here, or it has opened the blob."""
+        with self._lock:
+            self._sure[blob] = key
+            self._offers.pop(blob, None)
 
     def holds(self, blob: BlobId) -> bool:
         return bool(self.keys(blob))
 
     def keys(self, blob: BlobId) -> tuple[bytes, ...]:
-        """Candidate content keys of the blob, best first."""
+        """Candidate content keys of the blob, best first: the one that is sure, or the requester's and then others'."""
         with self._lock:
-            return tuple(self._keys.get(blob, ()))
+            if blob in self._sure:
+                return (self._sure[blob],)
+            offers = self._offers.get(blob, {})
+            senders = sorted(offers, key=lambda sender: sender is not None)
+            found = [self._open(offers[sender]) for sender in senders]
+        return tuple(dict.fromkeys(key for key in found if key is not None))
 
-    def settle(self, blob: BlobId, key: bytes) -> None:
-        """`key` has opened the blob: the other candidates are forgotten."""
-        with self._lock:
-            self._keys[blob] = [key]
+    def _open(self, offer: _Offer) -> bytes | None:
+        """None if it was wrapped for a key that this reader no longer has, or is rubbish."""
+        if not offer.opened:
+            offer.opened = True
+            with suppress(BlobError):
+                offer.key = unwrap(offer.wrapped, self._own)
+        return offer.key
 
     def rewrap(self, blob: BlobId, reader: NodeId, reader_public: bytes) -> Grant | None:
         """A grant of the blob's key to another reader; None if no key is held.
@@ -88,6 +107,6 @@ def fetch(gateway: GatewayClient, blob: BlobId, max_bytes: int, keyring: Keyring
         except BlobError as error:
             refused = error
             continue
-        keyring.settle(blob, key)
+        keyring.put(blob, key)
         return plain
     raise refused

@@ -234,7 +234,7 @@ class TaskBook:
                 for grant in payload.grants:
                     said.grants[BlobId(grant.blob), NodeId(grant.reader)].add(letter.sender_node)
                 if self.keyring is not None:
-                    self.keyring.add(payload.grants, first=letter.sender_node is None)
+                    self.keyring.add(payload.grants, letter.sender_node)
             case UnitResult():
                 results = said.results[payload.unit].setdefault(NodeId(payload.node), [])
                 results.append(payload)

@@ -155,9 +155,22 @@ def test_requesters_key_comes_first_whoever_floods() -> None:
     book.poll()
     assert book.keyring is not None
     assert book.keyring.keys(BlobId(blob))[0] == content_key
-    assert len(book.keyring.keys(BlobId(blob))) == MAX_CANDIDATES
+    assert len(book.keyring.keys(BlobId(blob))) == 2, "of each sender, the latest"
     assert book.granted(BlobId(blob), NodeId(7), {None})
     assert not book.granted(BlobId(blob), NodeId(8), {None})
+
+
+def test_flood_before_the_workers_grant_does_not_push_it_out() -> None:
+    ring, blob = Keyring(MINE, NodeId(7)), BlobId(b"\x0b" * 32)
+    right, _ = seal(b"state")
+    for _ in range(2 * MAX_CANDIDATES):
+        rubbish, _ = seal(b"rubbish")
+        ring.add([Grant(blob=blob, reader=7, wrapped_key=wrap(rubbish, MINE.public))], NodeId(8))
+    ring.add([Grant(blob=blob, reader=7, wrapped_key=wrap(right, MINE.public))], NodeId(9))
+    ring.add([Grant(blob=blob, reader=7, wrapped_key=b"\x01" * 80)], NodeId(10))
+    assert ring.keys(blob) == (rubbish, right)
+    ring.put(blob, right)
+    assert ring.keys(blob) == (right,)
 
 
 def test_one_readers_bad_key_does_not_keep_others_from_theirs() -> None:
@@ -171,7 +184,7 @@ def test_one_readers_bad_key_does_not_keep_others_from_theirs() -> None:
     grant = book.rewrap(blob, NodeId(8), MINE.public)
     assert grant is not None
     theirs = Keyring(MINE, NodeId(8))
-    theirs.add([grant], first=True)
+    theirs.add([grant], None)
     assert theirs.keys(blob) == (b"\x01" * 32,)
 
 
