@@ -60,6 +60,7 @@ def build_gateway(settings: Settings, client: ChainClient) -> Gateway:
             quota_bytes=limits.quota_bytes,
             sender_quota_bytes=limits.sender_quota_bytes,
             incomplete_ttl_s=limits.incomplete_ttl_s,
+            blobs_per_sender=limits.blobs_per_sender,
         ),
     )
     indexer = Indexer(

@@ -27,6 +27,8 @@ class Limits(BaseModel):
     """Sizes of all blobs together, announced ones included."""
     sender_quota_bytes: Count = 16 << 30
     """Sizes of all blobs that one address announced."""
+    blobs_per_sender: Count = 100_000
+    """However small: each takes a folder and two files."""
     incomplete_ttl_s: Count = 24 * 3600
     """A blob that is not whole after this long may be dropped to make room."""
     max_message_bytes: Count = 4 << 20

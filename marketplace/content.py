@@ -5,7 +5,7 @@
 
 A file appears by temp + fsync + rename, so that whatever is at its final name is whole and was checked, through any
 crash; a disk that fills up leaves no half-written chunk and no lost one. Nothing is in memory that a restart would
-lose: the totals are summed from the index files. Ids are hashes of what they name, so storing something twice is the
+lose: the totals are those of the index files. Ids are hashes of what they name, so storing something twice is the
 same as storing it once.
 """
 
@@ -17,6 +17,7 @@ import os
 import shutil
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -47,12 +48,13 @@ class UnknownBlobError(StateError):
 
 @dataclass(frozen=True, slots=True)
 class StoreLimits:
-    """All in bytes, but `incomplete_ttl_s`."""
+    """In bytes, if the name does not say otherwise."""
 
     max_blob_bytes: int
     quota_bytes: int
     sender_quota_bytes: int
     incomplete_ttl_s: int
+    blobs_per_sender: int = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +118,16 @@ class ContentStore:
         root.mkdir(parents=True, exist_ok=True)
         for stray in root.glob("*/*/.*.tmp"):  # of a process that was killed
             stray.unlink()
-        self._blobs = {blob.index.blob_id: blob for blob in self._scan()}
+        self._blobs: dict[bytes, StoredBlob] = {}
+        self._bytes_of: Counter[str] = Counter()
+        self._count_of: Counter[str] = Counter()
+        for blob in self._scan():
+            self._note(blob)
 
     @property
     def reserved_bytes(self) -> int:
         """Sizes of all announced blobs, stored or not."""
-        return sum(blob.index.size for blob in self._blobs.values())
+        return self._bytes_of.total()
 
     @property
     def blob_count(self) -> int:
@@ -206,14 +212,22 @@ class ContentStore:
             with suppress(OSError):
                 directory.rmdir()
             raise
+        self._note(blob)
+
+    def _note(self, blob: StoredBlob) -> None:
         self._blobs[blob.index.blob_id] = blob
+        self._bytes_of[blob.announced_by] += blob.index.size
+        self._count_of[blob.announced_by] += 1
 
     def _check_quotas(self, size: int, sender: str) -> None:
         if self.reserved_bytes + size > self._limits.quota_bytes:
             self._drop_abandoned()
         if self.reserved_bytes + size > self._limits.quota_bytes:
             raise StorageFullError(f"the gateway's quota of {self._limits.quota_bytes} bytes is used up")
-        theirs = sum(blob.index.size for blob in self._blobs.values() if blob.announced_by == sender)
+        if self._count_of[sender] >= self._limits.blobs_per_sender:
+            # The smallest blob takes a folder, two files and a place in memory, whatever its size.
+            raise StorageFullError(f"{sender} has {self._count_of[sender]} blobs here, no more are taken", code="S-72")
+        theirs = self._bytes_of[sender]
         if theirs + size > self._limits.sender_quota_bytes:
             raise StorageFullError(
                 f"{sender} has {theirs} of its {self._limits.sender_quota_bytes} bytes here, {size} more do not fit",
@@ -227,6 +241,8 @@ class ContentStore:
         for blob_id, blob in list(self._blobs.items()):
             if blob.announced_at < oldest and self.missing(blob_id):
                 del self._blobs[blob_id]
+                self._bytes_of[blob.announced_by] -= blob.index.size
+                self._count_of[blob.announced_by] -= 1
                 shutil.rmtree(self._directory(blob_id), ignore_errors=True)
 
     def _scan(self) -> Iterator[StoredBlob]:

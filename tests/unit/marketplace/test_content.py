@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -125,6 +126,17 @@ def test_one_sender_cannot_take_all_the_space(tmp_path: Path) -> None:
     store.announce(index_of(blob_of(2, 3)), BOB)
 
 
+def test_blobs_of_one_byte_have_an_end_too_and_are_counted_again_after_a_restart(tmp_path: Path) -> None:
+    limits = replace(LIMITS, blobs_per_sender=3)
+    store = ContentStore(tmp_path, limits)
+    for number in range(3):
+        store.announce(index_of(bytes([number])), ALICE)
+    again = ContentStore(tmp_path, limits)
+    with pytest.raises(StorageFullError, match="S-72"):
+        again.announce(index_of(b"one more"), ALICE)
+    again.announce(index_of(b"one more"), BOB)
+
+
 def test_abandoned_announcements_give_their_space_back(tmp_path: Path) -> None:
     now = [1000.0]
     store = ContentStore(tmp_path, LIMITS, clock=lambda: now[0])
@@ -184,6 +196,7 @@ def test_full_disk_at_the_announcement_leaves_no_blob_behind(tmp_path: Path) -> 
 
 _UNDER_A_FILE_SIZE_LIMIT = """
 import resource, sys
+from dataclasses import replace
 from pathlib import Path
 from marketplace.content import ContentStore, StorageFullError, StoreLimits
 from proofs.blob import index_of
