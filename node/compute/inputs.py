@@ -8,6 +8,7 @@ needs it.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -23,11 +24,14 @@ from proofs.exact.encoding import decode_program
 from proofs.exact.plan import peak_bytes
 from proofs.exact.program import Program
 from proofs.exact.state import decode_state
-from protocol.errors import BlobError
+from protocol.errors import BlobError, StateError
 from protocol.types import BlobId, TaskSpec, Unit, UnitStatus
 
 AVERAGE_STATES = 4
 """States that an average holds beside those of the shards: input, sum, doubled, mean."""
+ATTEMPT_STATES = 4
+"""States that an attempt writes: checkpoint, the next one beside it, result, the result sealed."""
+SPARE_DISK_BYTES = 256 << 20
 MEMORY_PART = 2
 """A unit is taken if what it holds at once fits into this part of the machine's memory: the other half is for encoded
 states, kernels' scratch space and everything else. A process that the system kills for its hunger would start again,
@@ -114,6 +118,8 @@ def prepare(book: TaskBook, desk: Desk, unit: int, needs: tuple[Need, ...]) -> N
                 desk.put_input(book.task, need.root, book.program())
             program = decode_program(desk.get_input(book.task, need.root))
             check_size(program, book.spec, unit)
+            if not is_ready(desk, book, needs):
+                check_room(program, needs, shutil.disk_usage(desk.root).free)
         elif not desk.has_input(book.task, need.root):
             assert program is not None, "needs_of puts the program first"
             types = program.state_types if need.kind is InputKind.STATE else program.data_types
@@ -141,6 +147,21 @@ def check_size(program: Program, spec: TaskSpec, unit: int, memory: int | None =
             f"unit {unit} holds {need / 2**30:.1f} GiB at once, at most {memory / MEMORY_PART / 2**30:.1f} are taken",
             code="V-23",
             hint="leave this task to a larger machine",
+        )
+
+
+def check_room(program: Program, needs: tuple[Need, ...], free: int) -> None:
+    """Raises StateError S-48 if the disk, with `free` bytes, has no room for a unit beside what is in work already: a
+    task that nobody may ever train here must not cost another its checkpoints."""
+    state = sum(type_.nbytes for type_ in program.state_types.values())
+    data = sum(type_.nbytes for type_ in program.data_types.values())
+    inputs = sum({InputKind.STATE: state, InputKind.DATA: data}.get(need.kind, 0) for need in needs)
+    need_bytes = inputs + ATTEMPT_STATES * state + SPARE_DISK_BYTES
+    if need_bytes > free:
+        raise StateError(
+            f"a unit needs {need_bytes / 2**30:.1f} GiB of disk, {free / 2**30:.1f} are free",
+            code="S-48",
+            hint="free some space, or set data_dir to another disk",
         )
 
 

@@ -10,7 +10,7 @@ import torch
 
 from node.compute import speed
 from node.compute.desk import Checkpoint, Desk
-from node.compute.inputs import check_size
+from node.compute.inputs import SPARE_DISK_BYTES, InputKind, Need, check_room, check_size
 from node.compute.speed import measure, measure_average
 from node.compute.view import Speed
 from proofs.exact.builder import ProgramBuilder
@@ -18,7 +18,7 @@ from proofs.exact.plan import peak_bytes
 from proofs.exact.program import Program
 from proofs.exact.state import State
 from proofs.exact.tensor import ExactTensor, TensorType
-from protocol.errors import BlobError
+from protocol.errors import BlobError, StateError
 from protocol.types import TaskId
 from tests.unit.node.compute_views import make_spec
 
@@ -87,3 +87,14 @@ def test_unit_that_would_not_fit_the_machine_is_left_alone() -> None:
     with pytest.raises(BlobError, match="at once"):
         check_size(program, spec, 100, memory=2 * 100 * state)
     check_size(program, spec, 100, memory=2 * 104 * state)
+
+
+def test_unit_that_would_fill_the_disk_is_left_alone() -> None:
+    program, root = small_program(), bytes(32)
+    state = SQUARE.nbytes
+    training = (Need(InputKind.PROGRAM, root, ()), Need(InputKind.STATE, root, ()), Need(InputKind.DATA, root, ()))
+    average = (*training[:2], *[training[1]] * 3)
+    for needs, states in ((training, 5), (average, 8)):
+        check_room(program, needs, SPARE_DISK_BYTES + states * state)
+        with pytest.raises(StateError, match="GiB of disk"):
+            check_room(program, needs, SPARE_DISK_BYTES + states * state - 1)
