@@ -64,9 +64,17 @@ class ErrorBody(Answer):
         return cls(code=error.code, message=error.message, hint=error.hint)
 
     def to_exception(self) -> AvenueError:
-        """The error as the server raised it, by its code: V-07 becomes a ReplayError again."""
-        error_class = _BY_CODE.get(self.code) or _BY_BAND.get(self.code[:1], AvenueError)
-        return error_class(self.message, code=self.code, hint=self.hint)
+        """The error as the server raised it, by its code: V-07 becomes a ReplayError again.
+
+        Whoever serves it may be anybody: what a terminal would act on is taken out, and it is cut to what people read.
+        """
+        code, message, hint = _plain(self.code, 8), _plain(self.message, 500), _plain(self.hint, 500)
+        error_class = _BY_CODE.get(code) or _BY_BAND.get(code[:1], AvenueError)
+        return error_class(message, code=code, hint=hint)
+
+
+def _plain(text: str, length: int) -> str:
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text[:length])
 
 
 class ErrorAnswer(Answer):
