@@ -16,6 +16,7 @@ class TaskFeed:
     """Follows `TaskPosted`."""
 
     def __init__(self, context: NodeContext) -> None:
+        self._client = context.client
         self._follower = EventFollower(context.client, confirmations=context.network.confirmations, kinds=[TaskPosted])
         self._cursor: Cursor = self._follower.start()
         self._posted: dict[TaskId, TaskPosted] = {}
@@ -33,10 +34,23 @@ class TaskFeed:
         return [posted.spec for posted in self._posted.values()]
 
     def posted(self, task: TaskId) -> TaskPosted:
-        """One task's event. Raises StateError S-43 if no such task was posted as far as this endpoint knows."""
+        """One task's event, also of one that was posted a moment ago: its id is the hash of its specification, so no
+        reorganisation makes that another one.
+
+        Raises StateError S-43 if no such task was posted as far as this endpoint knows.
+        """
         self.poll()
-        if task not in self._posted:
+        posted = self._posted.get(task) or self._unconfirmed(task)
+        if posted is None:
             raise StateError(
                 f"no task 0x{task.hex()} was posted here", code="S-43", hint="`avenue task list` shows what was"
             )
-        return self._posted[task]
+        return posted
+
+    def _unconfirmed(self, task: TaskId) -> TaskPosted | None:
+        follower = EventFollower(self._client, confirmations=0, kinds=[TaskPosted])
+        for batch in follower.follow(self._cursor):
+            for item in batch.items:
+                if isinstance(item, TaskPosted) and item.task == task:
+                    return item
+        return None

@@ -50,6 +50,7 @@ def market(tmp_path: Path) -> Iterator[Cli]:
     with anvil(block_time=1) as chain:
         cli = Cli(tmp_path / "home", {"AVENUE_RPC_URLS": chain.url, "AVENUE_COMPUTE__POLL_INTERVAL_S": "0.3"})
         cli.environ["AVENUE_REQUEST__POLL_INTERVAL_S"] = "0.3"
+        cli.environ["AVENUE_NETWORKS__LOCAL__CONFIRMATIONS"] = "2"  # as on public networks
         assert cli.run("deploy", "--dev-account", "0", "--yes").code == 0
         gateway = cli.start("market", "serve", "--port", "0", "--json")
         try:
