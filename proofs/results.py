@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from eth_abi import encode  # type: ignore[attr-defined]
+from eth_abi.abi import encode
 from eth_abi.exceptions import EncodingError
 
 from proofs.hashing import keccak, tag

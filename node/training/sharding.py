@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from eth_abi import encode  # type: ignore[attr-defined]
+from eth_abi.abi import encode
 
 from node.training.datasets import InputScale, Split
 from proofs.exact.permutation import batch_indices

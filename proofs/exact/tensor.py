@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from eth_abi import encode  # type: ignore[attr-defined]
+from eth_abi.abi import encode
 from numpy.typing import NDArray
 
 from proofs.exact.tensor_type import TensorError, TensorType
