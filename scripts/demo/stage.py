@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -220,9 +221,12 @@ class Stage:
 
 
 def anvil_binary() -> Path:
-    """The native binary inside the npm package; npm's launcher loses signals and exit codes."""
+    """The native binary inside the npm package (npm's launcher loses signals and exit codes), or `anvil` on PATH."""
     machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
-    path = REPO / "node_modules" / "@foundry-rs" / f"anvil-{platform.system().lower()}-{machine}" / "bin" / "anvil"
-    if not path.exists():
-        raise FileNotFoundError(f"{path} is missing; run `make setup`")
-    return path
+    packaged = REPO / "node_modules" / "@foundry-rs" / f"anvil-{platform.system().lower()}-{machine}" / "bin" / "anvil"
+    if packaged.is_file():
+        return packaged
+    found = shutil.which("anvil")
+    if found is None:
+        raise FileNotFoundError(f"no anvil at {packaged} nor on PATH: run `make setup`")
+    return Path(found)

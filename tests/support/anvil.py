@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import tempfile
 import time
@@ -34,24 +33,13 @@ from protocol.fees import SendPolicy
 from protocol.journal import Journal
 from protocol.rpc import connect
 from protocol.sender import Sender
+from scripts.demo.stage import anvil_binary
 
 ROOT = Path(__file__).resolve().parents[2]
 _START_TIMEOUT_S = 30.0
 # The well-known development mnemonic; Anvil prints these keys on every start.
 MNEMONIC = "test test test test test test test test test test test junk"
 _LISTENING = re.compile(r"Listening on 127\.0\.0\.1:(\d+)")
-
-
-def anvil_binary() -> Path:
-    """The native binary inside the npm package, or `anvil` on PATH."""
-    machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
-    packaged = ROOT / "node_modules" / "@foundry-rs" / f"anvil-linux-{machine}" / "bin" / "anvil"
-    if packaged.is_file():
-        return packaged
-    found = shutil.which("anvil")
-    if found is None:
-        raise FileNotFoundError(f"no anvil at {packaged} nor on PATH: run `make setup`")
-    return Path(found)
 
 
 @cache  # deriving ten keys costs more than starting Anvil
