@@ -44,7 +44,7 @@ class Options:
     operand: Role = Role(16, 3)
     weight: Role = Role(16, 5)
     wide: Role = Role(32, 6)
-    square: Role = Role(60, 8)
+    square: Role = Role(52, 8)
     overrides: dict[str, Role] = field(default_factory=dict)
     calibration_steps: int = 4
     overflow: str = "saturate"
