@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from proofs.exact.definitions import IntArray
 from proofs.exact.permutation import MASK64, mix64
-from proofs.exact.tensor import ExactTensor
+from proofs.exact.tensor import DTYPES, ExactTensor
 from proofs.exact.tensor_type import TensorError, TensorType
 from proofs.hashing import tag
 
@@ -68,7 +68,7 @@ def normal_definition(seed: int, name: str, type_: TensorType, *, variance: tupl
 
 def zeros(type_: TensorType) -> ExactTensor:
     """All elements 0: biases, momentum, the step counter."""
-    return ExactTensor.proven(type_, torch.zeros(type_.shape, dtype=torch.int64))
+    return ExactTensor.proven(type_, torch.zeros(type_.shape, dtype=DTYPES[type_.width]))
 
 
 def _shift_and_scale(type_: TensorType, variance: tuple[int, int]) -> tuple[int, int]:

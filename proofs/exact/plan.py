@@ -60,7 +60,7 @@ class Plan:
         bound: dict[int, Buffer] = {}
         for number, given in enumerate(self.program.inputs):
             if given.kind is InputKind.DATA:
-                bound[number] = Buffer(fixed[given.name].values)
+                bound[number] = Buffer(fixed[given.name].values.to(torch.int64))
             elif given.kind is InputKind.SEED:
                 bound[number] = Buffer(torch.tensor(seed, dtype=torch.int64))
         for number, constant in enumerate(self.constants, start=len(self.program.inputs)):
@@ -72,13 +72,13 @@ class Plan:
         values = dict(bound)
         types = self.program.state_types
         for number, name in enumerate(types):  # state inputs come first, in this order
-            values[number] = Buffer(state[name].values)
+            values[number] = Buffer(state[name].values.to(torch.int64))
         for step in self.instructions:
             values[step.number] = step.kernel([values[operand] for operand in step.operands], step.call)
             for number in step.dead:
                 del values[number]
         outputs = zip(types.items(), self.program.outputs, strict=True)
-        return {name: ExactTensor.proven(type_, values[number].int64.contiguous()) for (name, type_), number in outputs}
+        return {name: ExactTensor.proven(type_, values[number].int64) for (name, type_), number in outputs}
 
 
 def peak_bytes(program: Program) -> int:

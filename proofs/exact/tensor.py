@@ -13,18 +13,24 @@ from proofs.exact.tensor_type import TensorError, TensorType
 from proofs.hashing import keccak, leaf_hashes, tag
 from proofs.merkle import MerkleTree
 
-__all__ = ["LEAF_BYTES", "ExactTensor", "TensorError", "TensorType", "dequantise", "quantise", "tensor_root"]
+__all__ = ["DTYPES", "LEAF_BYTES", "ExactTensor", "TensorError", "TensorType", "dequantise", "quantise", "tensor_root"]
 
 LEAF_BYTES = 1024
+
+DTYPES = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""By `TensorType.width`: elements lie in memory as they lie in a leaf (on a little-endian machine)."""
+
+_TAKEN = {*DTYPES.values(), torch.uint8}
 
 _ROOT_TYPES = ["bytes32", "uint256[]", "uint256", "int256", "bytes32"]
 
 
 @dataclass(frozen=True, eq=False)
 class ExactTensor:
-    """A type and int64 values of that shape on the CPU. Nobody writes to `values` after construction.
+    """A type and values of that shape on the CPU: contiguous, of the narrowest dtype that the type allows (`DTYPES`).
 
-    Raises TensorError if shape, dtype or any element does not fit the type.
+    Values of any signed integer dtype (or uint8) are taken, checked, and narrowed if they are wider. Nobody writes to
+    `values` after construction. Raises TensorError if shape, dtype or any element does not fit the type.
     """
 
     type: TensorType
@@ -35,23 +41,34 @@ class ExactTensor:
         lo, hi = (int(bound) for bound in torch.aminmax(self.values))
         if lo < self.type.lo or hi > self.type.hi:
             raise TensorError(f"values in {lo}..{hi} do not fit {self.type}")
+        self._narrow()
 
     @classmethod
     def proven(cls, type_: TensorType, values: torch.Tensor) -> ExactTensor:
-        """Without looking at the elements: for results whose range the static analysis has proved."""
+        """Without looking at the elements: for results whose range the static analysis has proved. Values that are
+        contiguous and of the narrow dtype already are shared, not copied."""
         tensor = object.__new__(cls)
         object.__setattr__(tensor, "type", type_)
         object.__setattr__(tensor, "values", values)
         tensor._check_form()
+        tensor._narrow()
         return tensor
 
     def _check_form(self) -> None:
-        if self.values.dtype is not torch.int64 or tuple(self.values.shape) != self.type.shape:
+        if self.values.dtype not in _TAKEN or tuple(self.values.shape) != self.type.shape:
             raise TensorError(f"{self.values.dtype} values of shape {list(self.values.shape)} for {self.type}")
 
+    def _narrow(self) -> None:
+        object.__setattr__(self, "values", self.values.to(DTYPES[self.type.width]).contiguous())
+
+    def copy(self) -> ExactTensor:
+        """The same elements in memory of their own."""
+        return ExactTensor.proven(self.type, self.values.clone())
+
     def elements(self) -> NDArray[np.signedinteger]:
-        """The elements in canonical form: row-major, little-endian, `type.width` bytes each. Flat."""
-        return self.values.reshape(-1).numpy().astype(f"<i{self.type.width}")
+        """The elements in canonical form: row-major, little-endian, `type.width` bytes each. Flat. A view of `values`,
+        not to be written to; on a big-endian machine a copy."""
+        return self.values.reshape(-1).numpy().astype(f"<i{self.type.width}", copy=False)
 
     def to_bytes(self) -> bytes:
         return self.elements().tobytes()
@@ -61,7 +78,8 @@ class ExactTensor:
         """The reverse of `to_bytes`. Raises TensorError for another length or an element out of range."""
         if len(data) != type_.nbytes:
             raise TensorError(f"{len(data)} bytes for {type_}, which has {type_.nbytes}")
-        values = np.frombuffer(data, dtype=f"<i{type_.width}").astype(np.int64).reshape(type_.shape)
+        # A copy, because torch does not take memory that may not be written to; in the machine's byte order.
+        values = np.frombuffer(data, dtype=f"<i{type_.width}").astype(f"=i{type_.width}").reshape(type_.shape)
         return cls(type_, torch.from_numpy(values))
 
     def root(self) -> bytes:

@@ -135,6 +135,8 @@ def _float32(plan: Plan) -> Callable[[int], None]:
 
 def _dearest_operations(plan: Plan) -> list[tuple[str, float]]:
     """Name and us per step of the ten operations that take longest."""
+    import torch
+
     from proofs.exact.kernels import Buffer
     from proofs.exact.plan import Plan as Instructions
 
@@ -145,7 +147,7 @@ def _dearest_operations(plan: Plan) -> list[tuple[str, float]]:
     for _ in range(steps):
         values = dict(bound)
         for number, name in enumerate(plan.program.state_types):
-            values[number] = Buffer(plan.initial_state[name].values)
+            values[number] = Buffer(plan.initial_state[name].values.to(torch.int64))
         for step in ready.instructions:
             started = time.perf_counter()
             values[step.number] = step.kernel([values[operand] for operand in step.operands], step.call)

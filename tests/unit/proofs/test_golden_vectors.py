@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from proofs.exact import permutation, permutation_bulk
 from proofs.exact.definitions import IntArray
@@ -115,7 +114,7 @@ def test_initial_values_are_the_golden_ones(case: dict[str, Any]) -> None:
     asked = (int(case["seed"]), case["name"], type_)
     variance = (case["variance"][0], case["variance"][1])
     assert list(normal_definition(*asked, variance=variance).values) == case["values"]
-    assert torch.equal(normal(*asked, variance=variance).values.reshape(-1), torch.tensor(case["values"]))
+    assert normal(*asked, variance=variance).values.reshape(-1).tolist() == case["values"]
 
 
 def test_the_files_are_what_the_script_writes_today() -> None:

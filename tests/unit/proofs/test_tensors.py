@@ -18,10 +18,38 @@ def test_values_that_do_not_fit_their_type_are_refused() -> None:
         ExactTensor(TensorType((2,), 8), torch.tensor([0, -129]))
     with pytest.raises(TensorError, match=r"shape \[2\]"):
         ExactTensor(TensorType((2, 1), 8), torch.tensor([0, 1]))
-    with pytest.raises(TensorError, match=r"torch\.int32"):
-        ExactTensor(TensorType((2,), 8), torch.tensor([0, 1], dtype=torch.int32))
-    with pytest.raises(TensorError, match=r"torch\.int32"):
-        ExactTensor.proven(TensorType((2,), 8), torch.tensor([0, 1], dtype=torch.int32))
+    for refused in (torch.float64, torch.bool):
+        with pytest.raises(TensorError, match=str(refused)):
+            ExactTensor(TensorType((2,), 8), torch.tensor([0, 1], dtype=refused))
+        with pytest.raises(TensorError, match=str(refused)):
+            ExactTensor.proven(TensorType((2,), 8), torch.tensor([0, 1], dtype=refused))
+
+
+@pytest.mark.parametrize(
+    ("bits", "dtype"), [(1, torch.int8), (8, torch.int8), (9, torch.int16), (17, torch.int32), (33, torch.int64)]
+)
+def test_values_lie_in_the_narrowest_integers_that_hold_the_type(bits: int, dtype: torch.dtype) -> None:
+    type_ = TensorType((3,), bits)
+    ends = torch.tensor([type_.lo, type_.hi, 0])
+    for tensor in (ExactTensor(type_, ends), ExactTensor.proven(type_, ends)):
+        assert tensor.values.dtype is dtype
+        assert tensor.values.tolist() == [type_.lo, type_.hi, 0]
+        assert ExactTensor.from_bytes(type_, tensor.to_bytes()) == tensor
+
+
+def test_narrowing_comes_after_the_check_and_never_wraps() -> None:
+    with pytest.raises(TensorError, match=r"0\.\.256 do not fit"):
+        ExactTensor(TensorType((2,), 8), torch.tensor([0, 256]))
+    with pytest.raises(TensorError, match=r"0\.\.200 do not fit"):
+        ExactTensor(TensorType((2,), 8), torch.tensor([0, 200], dtype=torch.uint8))
+    assert ExactTensor(TensorType((2,), 9), torch.tensor([0, 200], dtype=torch.uint8)).values.tolist() == [0, 200]
+
+
+def test_elements_are_the_values_themselves_and_a_copy_is_not() -> None:
+    tensor = ExactTensor(TensorType((4,), 32), torch.arange(4))
+    assert tensor.elements().ctypes.data == tensor.values.data_ptr()
+    assert tensor.copy() == tensor
+    assert tensor.copy().values.data_ptr() != tensor.values.data_ptr()
 
 
 def test_quantising_takes_the_nearest_integer_and_saturates() -> None:
