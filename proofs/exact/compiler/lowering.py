@@ -62,6 +62,13 @@ class Lowering:
         """`x` in the format of the node in hand, saturated."""
         raise NotImplementedError
 
+    def bounded(self, index: Handle, lo: int, hi: int) -> Handle:
+        """`index` with its interval within lo..hi. As it is where the interval says so already; where it comes
+        unchanged from an int data input, encode_data will refuse labels outside (CompiledStep.labels); else
+        Unsupported. All rules that index by data go through here.
+        """
+        raise NotImplementedError
+
     def stream(self) -> int:
         """A number of its own for each RANDOM of the program."""
         raise NotImplementedError
