@@ -13,8 +13,9 @@ be transposed or strided views of a buffer.
 Products (backend/matmul.py) name the layout they want of each operand and the one they yield:
 
     choose(a, b, settings) -> MatmulKernel; kernel.a, kernel.b, kernel.out are layouts
-    kernel.run(a, b, out): each a tuple of tensors, one for each plane, [..., m, k], [..., n, k] -> [..., m, n]; `out` is
-    contiguous and written in full. The memory outlives the call: nothing is allocated for the result.
+    kernel.run(a, b, out): each a tuple of tensors, one for each plane, [..., m, k], [..., n, k] -> [..., m, n]
+        Operand planes may be strided or transposed; those of one value have equal strides and lie at equal distances.
+        `out` is contiguous and written in full: nothing is allocated for the result.
 """
 
 from __future__ import annotations
