@@ -67,29 +67,72 @@ REALS: Final = InputScale(bits=20, offset=0, multiplier=1, frac=12)
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """x: [samples, features]; y: [samples], int64 class labels."""
+    """Samples by the names that a training step reads them under, one row each.
 
-    x: Samples
-    y: Ints
+    Pictures and other labelled samples are x [samples, features] and y [samples]; text is tokens [samples, length].
+    """
+
+    tensors: Mapping[str, Samples]
+
+    @classmethod
+    def labelled(cls, x: Samples, y: Samples) -> Split:
+        """x: [samples, features]; y: [samples], int64 class labels."""
+        return cls({"x": x, "y": y})
+
+    @property
+    def x(self) -> Samples:
+        return self.tensors["x"]
+
+    @property
+    def y(self) -> Ints:
+        return self.tensors["y"]
 
     @property
     def samples(self) -> int:
-        return len(self.y)
+        return len(next(iter(self.tensors.values())))
+
+    def take(self, rows: npt.NDArray[Any] | slice) -> Split:
+        """These samples, in this order."""
+        return Split({name: values[rows] for name, values in self.tensors.items()})
 
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """A classification data set. `test` is None where the user brought none."""
+    """Samples to train on and, where there are any, to test on.
+
+    A tensor in `scales` stands for real numbers; every other is integers that mean themselves (labels, characters), and
+    `counts` says how many values it can have: 0 .. count - 1.
+    """
 
     name: str
     train: Split
     test: Split | None
-    classes: int
-    scale: InputScale
+    scales: Mapping[str, InputScale]
+    counts: Mapping[str, int]
+    vocabulary: str = ""
+    """Of text: character i is token i."""
+
+    @property
+    def classes(self) -> int:
+        """Of labelled samples."""
+        return self.counts["y"]
 
     @property
     def features(self) -> int:
+        """Of labelled samples."""
         return int(self.train.x.shape[1])
+
+    @property
+    def scale(self) -> InputScale:
+        """Of labelled samples' x."""
+        return self.scales["x"]
+
+    def numbers(self, split: Split) -> dict[str, npt.NDArray[Any]]:
+        """What an ordinary PyTorch step is fed: float32 where the integers stand for real numbers, else int64."""
+        return {
+            name: scale.to_float(values) if (scale := self.scales.get(name)) else values.astype(np.int64)
+            for name, values in split.tensors.items()
+        }
 
 
 def load_dataset(source: DataSection) -> Dataset:
@@ -138,7 +181,8 @@ def digits() -> Dataset:
     pixels, labels = load_digits(return_X_y=True)
     x, y = pixels.astype(np.uint8), labels.astype(np.int64)
     held_out = np.arange(len(y)) % 5 == 4
-    return Dataset("digits", Split(x[~held_out], y[~held_out]), Split(x[held_out], y[held_out]), 10, SIXTEENTHS)
+    samples = Split.labelled(x, y)
+    return Dataset("digits", samples.take(~held_out), samples.take(held_out), {"x": SIXTEENTHS}, {"y": 10})
 
 
 def from_file(path: Path) -> Dataset:
@@ -216,8 +260,8 @@ def _dataset(name: str, train: tuple[Samples, Samples], test: tuple[Samples, Sam
         test_y = _labels(name, test[1], len(test_x))
         if int(test_y.max()) >= classes:
             raise UsageError(f"{name}: the test set has a class that the training set lacks", code="U-39")
-        held_out = Split(test_x, test_y)
-    return Dataset(name, Split(x, y), held_out, classes, scale)
+        held_out = Split.labelled(test_x, test_y)
+    return Dataset(name, Split.labelled(x, y), held_out, {"x": scale}, {"y": classes})
 
 
 def _features(name: str, x: Samples) -> tuple[Samples, InputScale]:

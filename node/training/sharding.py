@@ -33,7 +33,7 @@ def split_into_shards(samples: Split, shards: int, seed: int) -> tuple[Split, ..
         )
     size = samples.samples // shards
     order = np.array(batch_indices(derived_seed("avenue.shards.v1", seed), 0, samples.samples, size * shards))
-    return tuple(Split(samples.x[part], samples.y[part]) for part in order.reshape(shards, size))
+    return tuple(samples.take(part) for part in order.reshape(shards, size))
 
 
 def shard_state(shard: Split, scale: InputScale, classes: int) -> State:

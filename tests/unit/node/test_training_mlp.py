@@ -42,7 +42,7 @@ def samples_for(plan: MlpRecipe, seed: int = 0) -> Split:
     rng = np.random.default_rng(seed)
     top = {PIXELS: 256, SIXTEENTHS: 17, REALS: 4096}[plan.scale]
     x = rng.integers(-top if plan.scale is REALS else 0, top, (plan.samples, plan.layers[0]))
-    return Split(x, rng.integers(0, plan.layers[-1], plan.samples))
+    return Split.labelled(x, rng.integers(0, plan.layers[-1], plan.samples))
 
 
 def run(plan: MlpRecipe, state: State, shard: Split, steps: int) -> State:
@@ -82,7 +82,7 @@ def test_extreme_states_stay_within_every_proved_range(data: st.DataObject) -> N
         state[name] = ExactTensor(type_, torch.tensor(values).reshape(type_.shape))
     rng = np.random.default_rng(data.draw(st.integers(0, 99)))
     low, high = (0, 255) if plan.scale is PIXELS else (-(2**19), 2**19 - 1)
-    shard = Split(rng.choice([low, high], (3, 3)), rng.integers(0, 2, 3))
+    shard = Split.labelled(rng.choice([low, high], (3, 3)), rng.integers(0, 2, 3))
     program = program_for(plan)
     tensors = shard_state(shard, plan.scale, 2)
     fast = run_unit(program, state, tensors, SEED, 2, 2).final_state

@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -226,7 +227,7 @@ def test_rounds_are_reported_in_order(data: Dataset) -> None:
 
 
 def test_more_shards_than_samples_is_refused(data: Dataset) -> None:
-    few = Dataset(data.name, type(data.train)(data.train.x[:2], data.train.y[:2]), None, 10, data.scale)
+    few = replace(data, train=data.train.take(slice(2)), test=None)
     with pytest.raises(UsageError) as caught:
         prepare_plan(with_shards(3), few)
     assert caught.value.code == "U-37"

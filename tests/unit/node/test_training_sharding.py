@@ -14,7 +14,7 @@ from protocol.errors import UsageError
 
 def numbered(samples: int) -> Split:
     """Each sample carries its own number."""
-    return Split(np.arange(samples).reshape(-1, 1), np.arange(samples))
+    return Split.labelled(np.arange(samples).reshape(-1, 1), np.arange(samples))
 
 
 @given(samples=st.integers(1, 300), shards=st.integers(1, 20), seed=st.integers(0, 2**63 - 1))
@@ -41,13 +41,13 @@ def test_cut_follows_from_the_seed() -> None:
 
 def test_sorted_classes_are_spread_over_shards() -> None:
     labels = np.repeat(np.arange(10), 300)
-    for part in split_into_shards(Split(labels.reshape(-1, 1), labels), 3, 1):
+    for part in split_into_shards(Split.labelled(labels.reshape(-1, 1), labels), 3, 1):
         assert np.bincount(part.y, minlength=10).min() > 60
 
 
 def test_pixels_are_stored_in_one_byte_each() -> None:
     x = np.array([[0, 128, 255]], dtype=np.uint8)
-    stored = shard_state(Split(x, np.array([2])), PIXELS, 3)
+    stored = shard_state(Split.labelled(x, np.array([2])), PIXELS, 3)
     assert stored["x"].values.tolist() == [[-128, 0, 127]]
     assert len(stored["x"].to_bytes()) == 3
     assert stored["y"].values.tolist() == [2]
