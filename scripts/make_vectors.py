@@ -18,8 +18,9 @@ from proofs.exact.definitions import IntArray
 from proofs.exact.encoding import encode_program
 from proofs.exact.execute import run_unit
 from proofs.exact.initialise import normal_definition, zeros
-from proofs.exact.known_answers import QUESTIONS, info_of
+from proofs.exact.known_answers import QUESTIONS, Question, asked, info_of
 from proofs.exact.opcodes import Opcode, define, infer
+from proofs.exact.overflow import Overflow
 from proofs.exact.permutation import batch_indices, mix64
 from proofs.exact.program import Program
 from proofs.exact.state import State, encode_state, state_root
@@ -174,22 +175,25 @@ def spread(type_: TensorType) -> ExactTensor:
 
 def opcode_cases() -> list[dict[str, Any]]:
     """The questions that every kernel is asked at start-up, with the answers of the definitions."""
-    cases = []
-    for opcode in Opcode:
-        for question in QUESTIONS[opcode]:
-            infos = [info_of(operand, constant=opcode is Opcode.LOOKUP) for operand in question.operands]
-            result = infer(opcode, infos, question.attributes)
-            cases.append(
-                {
-                    "opcode": int(opcode),
-                    "name": opcode.name.lower(),
-                    "operands": [array(operand) for operand in question.operands],
-                    "attributes": [number(attribute) for attribute in question.attributes],
-                    "result": array(define(opcode, question.operands, question.attributes)),
-                    "result_range": [number(result.lo), number(result.hi)],
-                }
-            )
-    return cases
+    return [opcode_case(opcode, question) for opcode in Opcode for question in QUESTIONS[opcode]]
+
+
+def opcode_case(opcode: Opcode, question: Question) -> dict[str, Any]:
+    infos = [info_of(operand, constant=opcode is Opcode.LOOKUP) for operand in question.operands]
+    result = infer(opcode, infos, question.attributes)
+    answer = asked(lambda: define(opcode, question.operands, question.attributes))
+    return {
+        "opcode": int(opcode),
+        "name": opcode.name.lower(),
+        "operands": [array(operand) for operand in question.operands],
+        "attributes": [number(attribute) for attribute in question.attributes],
+        **(
+            {"overflow": {"element": answer.element, "value": number(answer.value)}}
+            if isinstance(answer, Overflow)
+            else {"result": array(answer)}
+        ),
+        "result_range": [number(result.lo), number(result.hi)],
+    }
 
 
 def array(values: IntArray) -> dict[str, Any]:

@@ -9,8 +9,12 @@
     program = b.build()
 
 Methods take and return handles. Each is checked at once by the static range analysis: an operation that could overflow,
-leave a table or divide by zero raises ProgramError on the line that wrote it, naming the operation and the ranges. The
-binary operations broadcast as NumPy does, by inserting reshape and broadcast operations.
+leave a table or divide by zero raises ProgramError on the line that wrote it, naming the operation and the ranges.
+Operations on two or three elements broadcast as NumPy does, by inserting reshape and broadcast operations.
+
+Programs come out small: the same operation on the same operands is one handle (two draws of one random stream are the
+same numbers, too), a method that would change nothing returns its operand, and `build` leaves out what no update
+depends on. Checks stay: they can end a unit.
 """
 
 from __future__ import annotations
@@ -32,7 +36,7 @@ from proofs.exact.program import (
     infer_op,
 )
 from proofs.exact.ranges import ValueInfo
-from proofs.exact.tensor_type import TensorType, bits_for
+from proofs.exact.tensor_type import MAX_BITS, TensorType, bits_for
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,6 +47,8 @@ class Handle:
     source: Input | Constant | Op
     owner: ProgramBuilder
     operands: tuple[Handle, ...] = ()
+    origin: object = None
+    """What the builder's `origin` was when the value was first asked for."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -72,9 +78,11 @@ class ProgramBuilder:
     """Collects operations; `build` numbers them. A builder makes one program."""
 
     def __init__(self) -> None:
+        self.origin: object = None
+        """Whoever writes a program may set this, at any time, to where the next operations come from."""
         self._inputs: dict[str, Handle] = {}
         self._constants: dict[Constant, Handle] = {}
-        self._ops: list[Handle] = []
+        self._ops: dict[tuple[Opcode, tuple[Handle, ...], tuple[int, ...]], Handle] = {}
         self._updates: dict[str, Handle] = {}
 
     # What a step reads
@@ -97,26 +105,34 @@ class ProgramBuilder:
     def constant(self, values: int | Sequence[int], *, frac: int = 0, shape: tuple[int, ...] | None = None) -> Handle:
         """A scalar, a list, or with `shape` any tensor in row-major order; bits are the least that hold it. A real
         number r is written round(r * 2^frac)."""
-        listed = (values,) if isinstance(values, int) else tuple(values)
-        if not listed:
+        listed = (values,) if isinstance(values, int) else values
+        if not len(listed):
             raise ProgramError("a constant without values")
         default: tuple[int, ...] = () if isinstance(values, int) else (len(listed),)
         bits = bits_for(min(listed), max(listed))
-        if bits > 64:
+        if bits > MAX_BITS:
             raise ProgramError(f"a constant in {min(listed)}..{max(listed)} needs {bits} bits")
-        constant = Constant(TensorType(default if shape is None else shape, bits, frac), listed)
-        return self._constants.setdefault(constant, Handle(constant.info, constant, self))
+        constant = Constant.of(TensorType(default if shape is None else shape, bits, frac), listed)
+        given = self._constants.get(constant)
+        if given is None:
+            given = self._constants[constant] = Handle(constant.info, constant, self, origin=self.origin)
+        return given
 
     # Linear algebra
 
     def matmul_nt(self, a: Handle, b: Handle) -> Handle:
-        """a · bᵀ: [m, k], [n, k] -> [m, n]; frac adds. Fast (float64) while k * |a| * |b| < 2^53, refused from 2^63
-        on."""
+        """a · bᵀ: [..., m, k], [..., n, k] -> [..., m, n], for up to two equal leading axes; frac adds. Fast while
+        k * |a| * |b| < 2^53, refused from 2^63 on."""
         return self._op(Opcode.MATMUL_NT, a, b)
 
-    def transpose(self, a: Handle) -> Handle:
-        """[m, n] -> [n, m]."""
-        return self._op(Opcode.TRANSPOSE, a)
+    def transpose(self, a: Handle, axes: Sequence[int] | None = None) -> Handle:
+        """Axis i of the result is axis axes[i] of `a`; without `axes` the last two change places."""
+        rank = len(a.shape)
+        if axes is None:
+            if rank < 2:
+                raise ProgramError(f"transpose {a}: there are no two axes")
+            axes = (*range(rank - 2), rank - 1, rank - 2)
+        return a if tuple(axes) == tuple(range(rank)) else self._op(Opcode.TRANSPOSE, a, attributes=tuple(axes))
 
     # Element by element
 
@@ -138,6 +154,8 @@ class ProgramBuilder:
 
     def rescale(self, a: Handle, *, frac: int, bits: int) -> Handle:
         """To fewer (or equal) fraction bits, halves rounded up, saturating to `bits`."""
+        if frac == a.frac and a.bits <= bits <= MAX_BITS:
+            return a
         return self._op(Opcode.RESCALE, a, attributes=(a.frac - frac, bits))
 
     def saturate(self, a: Handle, *, bits: int) -> Handle:
@@ -148,19 +166,32 @@ class ProgramBuilder:
         """To more fraction bits, without loss: times 2^(frac - a.frac)."""
         if frac < a.frac:
             raise ProgramError(f"widen {a} to frac {frac}: that is a rescale")
-        return self.mul(a, self.constant(1 << (frac - a.frac), frac=frac - a.frac))
+        return a if frac == a.frac else self.mul(a, self.constant(1 << (frac - a.frac), frac=frac - a.frac))
 
     def clamp(self, a: Handle, lo: int, hi: int) -> Handle:
         """min(max(a, lo), hi) of the integers."""
-        return self._op(Opcode.CLAMP, a, attributes=(lo, hi))
+        return a if lo <= a.lo and a.hi <= hi else self._op(Opcode.CLAMP, a, attributes=(lo, hi))
+
+    def check(self, a: Handle, lo: int, hi: int) -> Handle:
+        """`a` itself, within lo..hi from here on: an element outside ends the unit in the OVERFLOW state. A check
+        stays in the program even if nothing reads its result."""
+        return a if lo <= a.lo and a.hi <= hi else self._op(Opcode.CHECK, a, attributes=(lo, hi))
 
     def relu(self, a: Handle) -> Handle:
         """max(a, 0)."""
-        return self._op(Opcode.RELU, a)
+        return a if a.lo >= 0 else self._op(Opcode.RELU, a)
 
     def positive(self, a: Handle) -> Handle:
         """1 where a > 0, else 0; frac 0."""
         return self._op(Opcode.POSITIVE, a)
+
+    def select(self, condition: Handle, a: Handle, b: Handle) -> Handle:
+        """`a` where the condition (0..1, frac 0) is 1, `b` where it is 0; a and b of equal frac."""
+        return self._op(Opcode.SELECT, *self._same_shape(condition, a, b))
+
+    def isqrt(self, a: Handle) -> Handle:
+        """floor(sqrt(a)) of the integers; frac, which must be even, halves. a >= 0 must be known."""
+        return self._op(Opcode.ISQRT, a)
 
     def lookup(self, index: Handle, table: Handle) -> Handle:
         """table[index] at every element; the table is a constant with one axis. 0 <= index < len(table) must be
@@ -185,7 +216,7 @@ class ProgramBuilder:
 
     def reshape(self, a: Handle, shape: tuple[int, ...]) -> Handle:
         """The same elements in row-major order."""
-        return self._op(Opcode.RESHAPE, a, attributes=shape)
+        return a if shape == a.shape else self._op(Opcode.RESHAPE, a, attributes=shape)
 
     def broadcast(self, a: Handle, shape: tuple[int, ...]) -> Handle:
         """Repeated along new leading axes and axes of length 1, as NumPy does."""
@@ -193,13 +224,32 @@ class ProgramBuilder:
             a = self.reshape(a, (1,) * (len(shape) - len(a.shape)) + a.shape)
         return a if a.shape == shape else self._op(Opcode.BROADCAST, a, attributes=shape)
 
-    def gather(self, a: Handle, index: Handle) -> Handle:
-        """[n, ...], [b] -> [b, ...]: rows of a. 0 <= index < n must be known."""
-        return self._op(Opcode.GATHER, a, index)
+    def slice(self, a: Handle, axis: int, start: int, stop: int) -> Handle:
+        """a[.., start:stop, ..] at this axis, for 0 <= start < stop <= its length."""
+        whole = 0 <= axis < len(a.shape) and (start, stop) == (0, a.shape[axis])
+        return a if whole else self._op(Opcode.SLICE, a, attributes=(axis, start, stop))
+
+    def concat(self, a: Handle, b: Handle, axis: int) -> Handle:
+        """`a`, then `b`, along this axis; equal frac and equal shapes beside it."""
+        return self._op(Opcode.CONCAT, a, b, attributes=(axis,))
+
+    def gather(self, a: Handle, index: Handle, axis: int = 0) -> Handle:
+        """[.., n, ..], [b] -> [.., b, ..]: out[.., i, ..] = a[.., index[i], ..]. 0 <= index < n must be known."""
+        return self._op(Opcode.GATHER, a, index, attributes=(axis,))
+
+    def scatter_add(self, a: Handle, index: Handle, size: int) -> Handle:
+        """[..., n], [n] -> [..., size]: out[.., j] = sum of a[.., i] over all i with index[i] = j. 0 <= index < size
+        must be known. Where the index is a constant, the bound on the sums counts how often each j occurs in it."""
+        return self._op(Opcode.SCATTER_ADD, a, index, attributes=(size,))
 
     def permute(self, t: Handle, *, samples: int, batch: int) -> Handle:
         """[batch] indices of the samples of step `t` (a scalar): a keyed permutation of all samples in every epoch."""
         return self._op(Opcode.PERMUTE, self.seed(), t, attributes=(samples, batch))
+
+    def random(self, t: Handle, *, stream: int, bits: int, shape: tuple[int, ...]) -> Handle:
+        """Uniform integers in 0..2^bits - 1 (1 <= bits <= 32), others for every step `t` (a scalar), seed and
+        stream; frac 0."""
+        return self._op(Opcode.RANDOM, self.seed(), t, attributes=(stream, bits, *shape))
 
     # What a step writes
 
@@ -220,44 +270,69 @@ class ProgramBuilder:
     def build(self) -> Program:
         """The program. Raises ProgramError if a state tensor has no update."""
         inputs = sorted(self._inputs.values(), key=lambda handle: _order(handle.source))
-        numbers: dict[int, int] = {}
-        for handle in (*inputs, *self._constants.values(), *self._ops):
-            numbers[id(handle)] = len(numbers)
-        ops = []
-        for handle in self._ops:
-            assert isinstance(handle.source, Op)
-            operands = tuple(numbers[id(operand)] for operand in handle.operands)
-            ops.append(Op(handle.source.opcode, operands, handle.source.attributes))
         sources = [handle.source for handle in inputs if isinstance(handle.source, Input)]
         names = [source.name for source in sources if source.kind is InputKind.STATE]
         missing = [name for name in names if name not in self._updates]
         if missing:
             raise ProgramError(f"state {', '.join(missing)} has no update")
-        outputs = tuple(numbers[id(self._updates[name])] for name in names)
-        return Program(tuple(sources), tuple(self._constants), tuple(ops), outputs)
+        needed = self._needed()
+        constants = [constant for constant, handle in self._constants.items() if handle in needed]
+        kept = self.operations()
+        numbers = {handle: number for number, handle in enumerate(inputs)}
+        for handle in (*(self._constants[constant] for constant in constants), *kept):
+            numbers[handle] = len(numbers)
+        ops = []
+        for handle in kept:
+            assert isinstance(handle.source, Op)
+            operands = tuple(numbers[operand] for operand in handle.operands)
+            ops.append(Op(handle.source.opcode, operands, handle.source.attributes))
+        outputs = tuple(numbers[self._updates[name]] for name in names)
+        return Program(tuple(sources), tuple(constants), tuple(ops), outputs)
+
+    def operations(self) -> tuple[Handle, ...]:
+        """The operations that `build` keeps, in its order: what updates and checks depend on."""
+        needed = self._needed()
+        return tuple(handle for handle in self._ops.values() if handle in needed)
+
+    def _needed(self) -> set[Handle]:
+        checks = (handle for (opcode, _, _), handle in self._ops.items() if opcode is Opcode.CHECK)
+        waiting = [*self._updates.values(), *checks]
+        needed = set(waiting)
+        while waiting:
+            fresh = set(waiting.pop().operands) - needed
+            needed |= fresh
+            waiting.extend(fresh)
+        return needed
 
     def _input(self, source: Input) -> Handle:
         check_name(source.name)
         if source.name in self._inputs:
             raise ProgramError(f"two inputs named {source.name!r}")
-        return self._inputs.setdefault(source.name, Handle(ValueInfo.of(source.type), source, self))
+        made = Handle(ValueInfo.of(source.type), source, self, origin=self.origin)
+        return self._inputs.setdefault(source.name, made)
 
     def _op(self, opcode: Opcode, *operands: Handle, attributes: tuple[int, ...] = ()) -> Handle:
+        key = (opcode, operands, attributes)
+        given = self._ops.get(key)
+        if given is not None:
+            return given
         if any(operand.owner is not self for operand in operands):
             raise ProgramError(f"{opcode.name.lower()} reads a handle of another builder")
-        op = Op(opcode, tuple(range(len(operands))), attributes)
+        op = Op(opcode, tuple(operands.index(operand) for operand in operands), attributes)
         info = infer_op(op, [operand.info for operand in operands], len(self._ops))
-        handle = Handle(info, op, self, operands)
-        self._ops.append(handle)
-        return handle
+        made = self._ops[key] = Handle(info, op, self, operands, self.origin)
+        return made
 
-    def _same_shape(self, a: Handle, b: Handle) -> tuple[Handle, Handle]:
-        if a.shape == b.shape:
-            return a, b
-        rank = max(len(a.shape), len(b.shape))
-        padded = [(1,) * (rank - len(x.shape)) + x.shape for x in (a, b)]
-        shape = tuple(max(x, y) for x, y in zip(*padded, strict=True))
-        return self.broadcast(a, shape), self.broadcast(b, shape)
+    def _same_shape(self, *handles: Handle) -> tuple[Handle, ...]:
+        shape = _broadcast_shape([handle.shape for handle in handles])
+        return tuple(self.broadcast(handle, shape) for handle in handles)
+
+
+def _broadcast_shape(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    """The least shape that all of these may broadcast to; if there is none, one that `broadcast` will refuse."""
+    rank = max(map(len, shapes))
+    padded = [(1,) * (rank - len(shape)) + shape for shape in shapes]
+    return tuple(max(sides) for sides in zip(*padded, strict=True))
 
 
 def _order(source: Input | Constant | Op) -> tuple[int, bytes]:

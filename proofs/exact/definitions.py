@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from itertools import product
 
 from proofs.exact import permutation
+from proofs.exact.overflow import Overflow
+from proofs.exact.permutation import mix64
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +40,18 @@ def indices(shape: tuple[int, ...]) -> Sequence[tuple[int, ...]]:
 
 
 def matmul_nt(a: IntArray, b: IntArray) -> IntArray:
-    """[m, k], [n, k] -> [m, n]: out[i, j] = sum_k a[i, k] * b[j, k]."""
-    (m, k), (n, _) = a.shape, b.shape
-    dots = (sum(a.at(i, x) * b.at(j, x) for x in range(k)) for i in range(m) for j in range(n))
-    return IntArray((m, n), tuple(dots))
+    """[..., m, k], [..., n, k] -> [..., m, n]: out[.., i, j] = sum_k a[.., i, k] * b[.., j, k]."""
+    *leading, m, k = a.shape
+    shape = (*leading, m, b.shape[-2])
+    rows = ((index[:-1], (*index[:-2], index[-1])) for index in indices(shape))
+    return IntArray(shape, tuple(sum(a.at(*i, x) * b.at(*j, x) for x in range(k)) for i, j in rows))
 
 
-def transpose(a: IntArray) -> IntArray:
-    """[m, n] -> [n, m]."""
-    m, n = a.shape
-    return IntArray((n, m), tuple(a.at(i, j) for j in range(n) for i in range(m)))
+def transpose(a: IntArray, *axes: int) -> IntArray:
+    """Axis i of the result is axis axes[i] of `a`, for a permutation of all axes."""
+    shape = tuple(a.shape[axis] for axis in axes)
+    place = [axes.index(axis) for axis in range(len(axes))]
+    return IntArray(shape, tuple(a.at(*(index[i] for i in place)) for index in indices(shape)))
 
 
 def add(a: IntArray, b: IntArray) -> IntArray:
@@ -120,11 +124,11 @@ def reshape(a: IntArray, *shape: int) -> IntArray:
     return IntArray(shape, a.values)
 
 
-def gather(a: IntArray, index: IntArray) -> IntArray:
-    """[n, ...], [b] -> [b, ...]: rows of `a`, in the order of the index."""
-    size = math.prod(a.shape[1:])
-    rows = (a.values[row * size : (row + 1) * size] for row in index.values)
-    return IntArray((*index.shape, *a.shape[1:]), tuple(value for row in rows for value in row))
+def gather(a: IntArray, index: IntArray, axis: int) -> IntArray:
+    """[.., n, ..], [b] -> [.., b, ..]: out[.., i, ..] = a[.., index[i], ..], at this axis."""
+    shape = (*a.shape[:axis], *index.shape, *a.shape[axis + 1 :])
+    chosen = (a.at(*i[:axis], index.at(i[axis]), *i[axis + 1 :]) for i in indices(shape))
+    return IntArray(shape, tuple(chosen))
 
 
 def one_hot(a: IntArray, classes: int) -> IntArray:
@@ -135,3 +139,62 @@ def one_hot(a: IntArray, classes: int) -> IntArray:
 def permute(seed: IntArray, t: IntArray, n: int, batch: int) -> IntArray:
     """Two scalars -> [batch]: which of n samples step t takes (proofs/exact/permutation.py)."""
     return IntArray((batch,), tuple(permutation.batch_indices(seed.values[0], t.values[0], n, batch)))
+
+
+def scatter_add(a: IntArray, index: IntArray, size: int) -> IntArray:
+    """[..., n], [n] -> [..., size]: out[.., j] = sum of a[.., i] over all i with index[i] = j; 0 for none."""
+    shape = (*a.shape[:-1], size)
+    members: list[list[int]] = [[] for _ in range(size)]
+    for i, j in enumerate(index.values):
+        members[j].append(i)
+    return IntArray(shape, tuple(sum(a.at(*place[:-1], i) for i in members[place[-1]]) for place in indices(shape)))
+
+
+def slice_(a: IntArray, axis: int, start: int, stop: int) -> IntArray:
+    """a[.., start:stop, ..] at this axis."""
+    shape = (*a.shape[:axis], stop - start, *a.shape[axis + 1 :])
+    return IntArray(shape, tuple(a.at(*i[:axis], start + i[axis], *i[axis + 1 :]) for i in indices(shape)))
+
+
+def concat(a: IntArray, b: IntArray, axis: int) -> IntArray:
+    """`a`, then `b`, along this axis."""
+    length = a.shape[axis]
+    shape = (*a.shape[:axis], length + b.shape[axis], *a.shape[axis + 1 :])
+    values = (
+        a.at(*i) if i[axis] < length else b.at(*i[:axis], i[axis] - length, *i[axis + 1 :]) for i in indices(shape)
+    )
+    return IntArray(shape, tuple(values))
+
+
+def select(condition: IntArray, a: IntArray, b: IntArray) -> IntArray:
+    """x where the condition is 1, y where it is 0."""
+    triples = zip(condition.values, a.values, b.values, strict=True)
+    return a.map([x if c == 1 else y for c, x, y in triples])
+
+
+def isqrt(a: IntArray) -> IntArray:
+    """The greatest r with r * r <= x, for x >= 0."""
+    return a.map([math.isqrt(x) for x in a.values])
+
+
+def random(seed: IntArray, t: IntArray, stream: int, bits: int, *shape: int) -> IntArray:
+    """Two scalars -> uniform integers in 0..2^bits - 1: a counter mixed under a key of seed, step and stream.
+
+    key = mix64(mix64(mix64(seed) + t) xor mix64(stream)); element i is the top `bits` bits of mix64(key + i), all on
+    64-bit words. As splitmix64 is used in proofs/exact/initialise.py: it mixes; it does not keep secrets.
+    """
+    key = random_key(seed.values[0], t.values[0], stream)
+    return IntArray(shape, tuple(mix64(key + i) >> (64 - bits) for i in range(math.prod(shape))))
+
+
+def random_key(seed: int, t: int, stream: int) -> int:
+    """What the counter of `random` is added to."""
+    return mix64(mix64(mix64(seed) + t) ^ mix64(stream))
+
+
+def check(a: IntArray, lo: int, hi: int) -> IntArray:
+    """`a` itself. Raises Overflow at the first element outside lo..hi."""
+    for element, x in enumerate(a.values):
+        if not lo <= x <= hi:
+            raise Overflow(element, x)
+    return a

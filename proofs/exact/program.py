@@ -14,6 +14,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
 
 from proofs.exact import opcodes
 from proofs.exact.opcodes import Opcode
@@ -23,7 +27,7 @@ from proofs.exact.tensor_type import INT64_MAX, INT64_MIN, TensorError, TensorTy
 MAX_NAME_BYTES = 128
 MAX_INPUTS = 2**16 - 1
 MAX_OPS = 2**20
-MAX_CONSTANT_BYTES = 2**22
+MAX_CONSTANT_BYTES = 2**24
 """In all constants together: programs travel, and every verifier holds one in memory."""
 
 SEED_TYPE = TensorType((), 64, 0)
@@ -47,23 +51,55 @@ class Input:
     type: TensorType
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Constant:
-    """A tensor inside the program: a table, a learning rate. Values in row-major order. Raises ProgramError on a
-    misfit."""
+    """A tensor inside the program: a table, a learning rate. It is held as its canonical bytes (row-major,
+    little-endian, `type.width` bytes an element): a list of 250,000 Python integers would take 16 times as much.
+
+    Raises ProgramError if the bytes are too few or too many, or an element is out of its type's range.
+    """
 
     type: TensorType
-    values: tuple[int, ...]
+    data: bytes
 
     def __post_init__(self) -> None:
-        if len(self.values) != self.type.elements:
-            raise ProgramError(f"constant {self.type} has {len(self.values)} values")
-        if min(self.values) < self.type.lo or max(self.values) > self.type.hi:
-            raise ProgramError(f"constant {self.type} has values in {min(self.values)}..{max(self.values)}")
+        if len(self.data) != self.type.nbytes:
+            raise ProgramError(f"constant {self.type} has {len(self.data)} bytes")
+        lo, hi = self.bounds
+        if lo < self.type.lo or hi > self.type.hi:
+            raise ProgramError(f"constant {self.type} has values in {lo}..{hi}")
+
+    @classmethod
+    def of(cls, type_: TensorType, values: Sequence[int]) -> Constant:
+        """From elements in row-major order."""
+        if len(values) != type_.elements:
+            raise ProgramError(f"constant {type_} has {len(values)} values")
+        lo, hi = min(values), max(values)
+        if lo < type_.lo or hi > type_.hi:
+            raise ProgramError(f"constant {type_} has values in {lo}..{hi}")
+        return cls(type_, np.asarray(values, dtype=f"<i{type_.width}").tobytes())
+
+    @cached_property
+    def bounds(self) -> tuple[int, int]:
+        """The least and the greatest element."""
+        elements = self.array()
+        return int(elements.min()), int(elements.max())
+
+    @cached_property
+    def info(self) -> ValueInfo:
+        repeats = None
+        if len(self.type.shape) == 1:
+            repeats = int(np.unique(self.array(), return_counts=True)[1].max())
+        return ValueInfo(self.type.shape, self.type.frac, *self.bounds, constant=True, repeats=repeats)
 
     @property
-    def info(self) -> ValueInfo:
-        return ValueInfo(self.type.shape, self.type.frac, min(self.values), max(self.values), constant=True)
+    def values(self) -> tuple[int, ...]:
+        """The elements as Python integers, in row-major order."""
+        return tuple(self.array().reshape(-1).tolist())
+
+    def array(self) -> NDArray[np.signedinteger]:
+        """The elements in their shape, read-only, as narrow as their type."""
+        return np.frombuffer(self.data, dtype=f"<i{self.type.width}").reshape(self.type.shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,13 +194,17 @@ class Program:
 
 def infer_op(op: Op, operands: Sequence[ValueInfo], number: int) -> ValueInfo:
     """What is known of the result of operation `number`. Raises ProgramError naming the operation and the ranges."""
-    here = f"operation {number}, {op.opcode.name.lower()}"
-    if any(not INT64_MIN <= attribute <= INT64_MAX for attribute in op.attributes):
-        raise ProgramError(f"{here}: attributes {op.attributes} beyond 64 bits")
+    if op.attributes and (min(op.attributes) < INT64_MIN or max(op.attributes) > INT64_MAX):
+        raise ProgramError(f"{_place(op, number)}: attributes {op.attributes} beyond 64 bits")
+    same = len(op.operands) == 2 and op.operands[0] == op.operands[1]
     try:
-        return opcodes.infer(op.opcode, operands, op.attributes)
+        return opcodes.infer(op.opcode, operands, op.attributes, same=same)
     except TensorError as error:
-        raise ProgramError(f"{here}: {error}") from error
+        raise ProgramError(f"{_place(op, number)}: {error}") from error
+
+
+def _place(op: Op, number: int) -> str:
+    return f"operation {number}, {op.opcode.name.lower()}"
 
 
 def check_name(name: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-MAX_RANK = 4
+MAX_RANK = 6
 MAX_BITS = 64
 MAX_FRAC = 255
 MAX_ELEMENTS = 2**30
@@ -23,7 +23,7 @@ class TensorType:
     """Shape (row-major, every side >= 1; `()` is a scalar), `bits` and `frac`.
 
     Every element v satisfies -2^(bits-1) <= v < 2^(bits-1) and means v * 2^-frac. Raises TensorError if the rank
-    exceeds 4, bits are not in 1..64, |frac| > 255, a side is < 1 or there are more than 2^30 elements.
+    exceeds 6, bits are not in 1..64, |frac| > 255, a side is < 1 or there are more than 2^30 elements.
     """
 
     shape: tuple[int, ...]

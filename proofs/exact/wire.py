@@ -5,8 +5,6 @@ Elements of tensors are little-endian two's complement, as they lie in memory (d
 
 from __future__ import annotations
 
-import struct
-
 from proofs.exact.tensor_type import MAX_RANK, TensorType
 
 MAX_NAME_FIELD = 255
@@ -100,16 +98,3 @@ class Reader:
     def finish(self) -> None:
         if self.left:
             raise FormatError(f"{self.left} bytes left over")
-
-
-_CODES = {1: "b", 2: "h", 4: "i", 8: "q"}
-
-
-def pack_elements(type_: TensorType, values: tuple[int, ...]) -> bytes:
-    """Elements in canonical form; for tensors in torch use proofs.exact.tensor."""
-    return struct.pack(f"<{len(values)}{_CODES[type_.width]}", *values)
-
-
-def unpack_elements(type_: TensorType, data: bytes | memoryview) -> tuple[int, ...]:
-    """The reverse; `data` has `type_.nbytes` bytes. The range is the caller's to check."""
-    return struct.unpack(f"<{type_.elements}{_CODES[type_.width]}", data)

@@ -15,6 +15,7 @@ from proofs.exact.encoding import MAX_PROGRAM_BYTES, decode_program, encode_prog
 from proofs.exact.program import ProgramError
 from proofs.exact.state import State, decode_state, encode_state, state_root
 from proofs.exact.tensor import ExactTensor, TensorType
+from proofs.exact.tensor_type import MAX_RANK
 from proofs.exact.wire import FormatError
 from tests.support.programs import linear_regression
 
@@ -26,7 +27,7 @@ def states(draw: st.DrawFn) -> State:
     names = draw(st.sets(st.text("abéZ/0", min_size=1, max_size=5), min_size=1, max_size=4))
     state = {}
     for name in names:
-        shape = tuple(draw(st.lists(st.integers(1, 4), max_size=4)))
+        shape = tuple(draw(st.lists(st.integers(1, 4), max_size=MAX_RANK)))
         type_ = TensorType(shape, draw(st.integers(1, 64)), draw(st.integers(-255, 255)))
         ends = st.sampled_from((type_.lo, type_.hi))
         elements = st.lists(ends | st.integers(type_.lo, type_.hi), min_size=type_.elements, max_size=type_.elements)
@@ -57,7 +58,7 @@ def test_any_change_of_a_state_changes_its_root(state: State, data: st.DataObjec
         {**{other: kept for other, kept in state.items() if other != name}, name + "!": tensor},
         {**state, name + "!": tensor},
     ]
-    if len(shape) < 4:
+    if len(shape) < MAX_RANK:
         others.append({**state, name: ExactTensor(TensorType((*shape, 1), bits, frac), tensor.values.unsqueeze(-1))})
     if bits < 64:
         others.append({**state, name: ExactTensor(TensorType(shape, bits + 1, frac), tensor.values)})
@@ -90,7 +91,7 @@ def test_damaged_program_bytes_are_refused_or_mean_something_else(data: st.DataO
 @given(st.binary(max_size=200))
 @example(b"")
 def test_bytes_of_no_meaning_are_refused(junk: bytes) -> None:
-    for decode, magic in ((decode_program, b"AVPR\x00\x01"), (decode_state, b"AVST\x00\x01")):
+    for decode, magic in ((decode_program, b"AVPR\x00\x02"), (decode_state, b"AVST\x00\x01")):
         with pytest.raises(ValueError):
             decode(b"x" + junk)
         try:
@@ -108,8 +109,8 @@ def test_a_truncated_program_is_refused(cut: int) -> None:
 def test_trailing_bytes_other_versions_and_unknown_opcodes_are_refused() -> None:
     with pytest.raises(FormatError, match="1 bytes left over"):
         decode_program(PROGRAM + b"\x00")
-    with pytest.raises(FormatError, match="version 2"):
-        decode_program(PROGRAM[:5] + b"\x02" + PROGRAM[6:])
+    with pytest.raises(FormatError, match="version 1: this build reads 2"):
+        decode_program(PROGRAM[:5] + b"\x01" + PROGRAM[6:])
     with pytest.raises(FormatError, match="not a tensor program"):
         decode_program(b"AVST" + PROGRAM[4:])
     first_op = PROGRAM.index(bytes([18, 2]))  # permute, two operands
@@ -136,7 +137,7 @@ def test_tensors_out_of_order_or_out_of_range_are_refused() -> None:
 def test_a_claimed_size_allocates_no_more_than_the_bytes_that_came() -> None:
     huge_tensor = b"AVST\x00\x01" + struct.pack(">I", 1) + b"\x01w\x01" + struct.pack(">IBh", 2**30, 64, 0)
     many_tensors = b"AVST\x00\x01" + struct.pack(">I", 2**32 - 1)
-    many_ops = b"AVPR\x00\x01" + struct.pack(">HII", 0, 0, 2**32 - 1)
+    many_ops = b"AVPR\x00\x02" + struct.pack(">HII", 0, 0, 2**32 - 1)
     tracemalloc.start()
     try:
         for decode, data in ((decode_state, huge_tensor), (decode_state, many_tensors), (decode_program, many_ops)):

@@ -62,7 +62,7 @@ def could_overflow(opcode: Opcode, infos: tuple[ValueInfo, ...], attributes: tup
         Opcode.SUB: lambda: sum(greatest),
         Opcode.MUL: lambda: greatest[0] * greatest[1],
         Opcode.RESCALE: lambda: greatest[0] + (1 << attributes[0] >> 1),
-        Opcode.MATMUL_NT: lambda: infos[0].shape[1] * greatest[0] * greatest[1],
+        Opcode.MATMUL_NT: lambda: infos[0].shape[-1] * greatest[0] * greatest[1],
         Opcode.REDUCE_SUM: lambda: infos[0].shape[attributes[0]] * greatest[0],
         Opcode.DIV_FLOOR: lambda: greatest[0],  # INT64_MIN // 1 fits; only a magnitude of 2^63 could not
     }[opcode]()
@@ -113,13 +113,13 @@ def test_lookup_gather_and_one_hot(data: st.DataObject, shape: tuple[int, ...], 
     check(Opcode.LOOKUP, [index, data.draw(arrays((size,), integers(64)))])
     check(Opcode.ONE_HOT, [data.draw(arrays(shape, st.one_of(integers(64), st.integers(-1, size))))], (size,))
     rows = data.draw(arrays((size, *shape), integers(64)))
-    check(Opcode.GATHER, [rows, data.draw(arrays((data.draw(sides),), st.integers(0, size - 1)))])
+    check(Opcode.GATHER, [rows, data.draw(arrays((data.draw(sides),), st.integers(0, size - 1)))], (0,))
 
 
 @given(data=st.data(), m=sides, n=sides)
 def test_transpose_reshape_and_broadcast(data: st.DataObject, m: int, n: int) -> None:
     operand = data.draw(arrays((m, n), integers(64)))
-    check(Opcode.TRANSPOSE, [operand])
+    check(Opcode.TRANSPOSE, [operand], (1, 0))
     check(Opcode.RESHAPE, [operand], (n, 1, m))
     check(Opcode.BROADCAST, [data.draw(arrays((1, n), integers(64)))], (m, n))
 

@@ -44,7 +44,7 @@ def truncating_division(operands: Sequence[Buffer], call: Call) -> Buffer:
 
 def narrow_product(operands: Sequence[Buffer], call: Call) -> Buffer:
     """A product that went through 24 bits of mantissa."""
-    return Buffer((operands[0].float64.float() @ operands[1].float64.float().t()).to(torch.int64))
+    return Buffer((operands[0].float64.float() @ operands[1].float64.float().mT).to(torch.int64))
 
 
 def strict_relu(operands: Sequence[Buffer], call: Call) -> Buffer:
