@@ -44,6 +44,14 @@ def aggregation_data_root(shard_final_roots: Sequence[bytes]) -> bytes:
     return _hash(["bytes32", "bytes32[]"], [tag("avenue.aggregation.v1"), list(shard_final_roots)])
 
 
+def overflow_root(*, state_root: bytes, step: int, operation: int, element: int, value: int) -> bytes:
+    """What stands for a state in which there is none: after `step` steps from a unit's start the state was
+    `state_root`, and in the next step element `element` of the operand of operation `operation`, a CHECK, was `value`.
+    """
+    types = ["bytes32", "bytes32", "uint32", "uint32", "uint64", "int64"]
+    return _hash(types, [tag("avenue.overflow.v1"), state_root, step, operation, element, value])
+
+
 def result_root(
     *,
     task: bytes,

@@ -14,7 +14,9 @@ import torch
 from proofs.exact.kernels import MAY_REUSE, Buffer, Call, Kernel, fits_float64, matmul_float64, may_alias
 from proofs.exact.known_answers import float64_matmul_is_exact, trusted_kernels
 from proofs.exact.opcodes import Opcode
+from proofs.exact.overflow import Overflow
 from proofs.exact.program import InputKind, Op, Program
+from proofs.exact.settings import Settings
 from proofs.exact.tensor import ExactTensor
 
 
@@ -38,7 +40,7 @@ class Plan:
     constants: tuple[Buffer, ...]
 
     @classmethod
-    def of(cls, program: Program) -> Plan:
+    def of(cls, program: Program, settings: Settings | None = None) -> Plan:
         lives = Lives(program)
         kernels = trusted_kernels()
         instructions = []
@@ -74,7 +76,10 @@ class Plan:
         for number, name in enumerate(types):  # state inputs come first, in this order
             values[number] = Buffer(state[name].values.to(torch.int64))
         for step in self.instructions:
-            values[step.number] = step.kernel([values[operand] for operand in step.operands], step.call)
+            try:
+                values[step.number] = step.kernel([values[operand] for operand in step.operands], step.call)
+            except Overflow as overflow:
+                raise overflow.at(step.number - self.program.first_op) from overflow
             for number in step.dead:
                 del values[number]
         outputs = zip(types.items(), self.program.outputs, strict=True)

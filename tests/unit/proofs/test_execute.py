@@ -5,14 +5,19 @@ from __future__ import annotations
 import pytest
 import torch
 
+from proofs.exact.builder import ProgramBuilder
 from proofs.exact.definitions import IntArray
-from proofs.exact.execute import ExecutionError, Stopped, UnitRun, run_unit
+from proofs.exact.execute import ExecutionError, Overflowed, Progress, Stopped, UnitRun, run_unit
 from proofs.exact.initialise import zeros
 from proofs.exact.known_answers import from_torch
+from proofs.exact.opcodes import Opcode
+from proofs.exact.plan import Plan
 from proofs.exact.program import Program
 from proofs.exact.reference import reference_run
-from proofs.exact.state import State, state_root
+from proofs.exact.settings import Settings
+from proofs.exact.state import State, decode_state, encode_state, state_root
 from proofs.exact.tensor import ExactTensor, TensorType
+from proofs.results import checkpoint_count, overflow_root
 from tests.support.programs import linear_regression, mlp, mlp_data, mlp_state, regression_data
 
 SEED = 2**63 - 12345
@@ -62,7 +67,7 @@ def test_the_executor_and_the_reference_agree_on_every_element_of_an_mlp() -> No
 def test_checkpoints_are_the_roots_of_the_states_at_each_interval() -> None:
     program, state, data = small_mlp()
     states: dict[int, State] = {0: state}
-    run = run_unit(program, state, data, SEED, 7, 3, on_step=lambda step, after: states.update({step: after}))
+    run = run_unit(program, state, data, SEED, 7, 3, on_step=lambda step, after: states.update({step: after.copy()}))
     assert list(states) == list(range(8))
     assert run.checkpoint_roots == tuple(state_root(states[step]) for step in (0, 3, 6, 7))
 
@@ -136,8 +141,139 @@ def test_one_and_two_threads_give_the_same_roots() -> None:
 def test_running_writes_to_neither_its_inputs_nor_states_it_gave_out() -> None:
     program, state, data = small_mlp()
     kept: list[tuple[State, bytes]] = [(state, state_root(state)), (data, state_root(data))]
-    run_unit(program, state, data, SEED, 4, 4, on_step=lambda _, after: kept.append((after, state_root(after))))
+    run_unit(
+        program, state, data, SEED, 4, 2,
+        on_step=lambda _, after: kept.append((after.copy(), state_root(after))),
+        on_checkpoint=lambda _, after, roots: kept.append((after, roots[-1])),
+    )  # fmt: skip
+    assert len(kept) == 2 + 4 + 2
     assert [state_root(tensors) for tensors, _ in kept] == [root for _, root in kept]
+
+
+def test_checkpoints_and_the_final_state_lie_in_memory_of_their_own() -> None:
+    """A plan may use its buffers again for the next unit; what was given out must not change with them."""
+    program, state, data = small_mlp()
+    plan = Plan.of(program)
+    kept: list[State] = []
+    first = run_unit(program, state, data, SEED, 4, 2, plan=plan, on_checkpoint=lambda _, s, r: kept.append(s))
+    live: list[State] = []
+    run_unit(program, state, data, SEED + 1, 3, 3, plan=plan, on_step=lambda _, after: live.append(after))
+    assert state_root(first.final_state) == first.checkpoint_roots[-1] == state_root(kept[-1])
+    assert state_root(kept[0]) == first.checkpoint_roots[1]
+    places = [tensor.values.data_ptr() for given in (*kept, first.final_state) for tensor in given.values()]
+    places += [tensor.values.data_ptr() for tensor in live[-1].values()]
+    assert len(set(places)) == len(places)
+
+
+def test_a_plan_is_used_again_without_a_trace_of_the_unit_before() -> None:
+    program, state, data = small_mlp()
+    plan = Plan.of(program)
+    run_unit(program, state, data, 1, 3, 3, plan=plan)
+    assert same(run_unit(program, state, data, SEED, 4, 2, plan=plan), run_unit(program, state, data, SEED, 4, 2))
+
+
+def test_progress_counts_steps_and_tells_the_time_left() -> None:
+    program, state, data = small_mlp()
+    seen: list[Progress] = []
+    with pytest.raises(Stopped) as stopped:
+        run_unit(
+            program, state, data, SEED, 7, 2,
+            on_step=lambda _, after: seen.append(after.progress),
+            stop=lambda: len(seen) == 3,
+        )  # fmt: skip
+    assert [(p.step, p.steps) for p in seen] == [(1, 7), (2, 7), (3, 7)]
+    assert seen[0].steps_per_s is None and seen[0].left_s is None
+    assert seen[2].steps_per_s is not None and seen[2].left_s == pytest.approx(4 / seen[2].steps_per_s)
+    kept = stopped.value
+    run_unit(
+        program, kept.state, data, SEED, 7, 2,
+        start_step=3, checkpoint_roots=kept.checkpoint_roots, on_step=lambda _, after: seen.append(after.progress),
+    )  # fmt: skip
+    assert [p.step for p in seen[3:]] == [4, 5, 6, 7]
+    assert seen[3].steps_per_s is None, "a rate is of this run, not of the one before"
+    assert seen[-1].left_s == 0
+
+
+@pytest.mark.parametrize("step", [2, 4, 5])
+def test_a_checkpoint_with_one_flipped_bit_is_refused(step: int) -> None:
+    program, state, data = small_mlp()
+    disk: dict[int, tuple[bytes, tuple[bytes, ...]]] = {}
+    run_unit(
+        program, state, data, SEED, 5, 2,
+        on_checkpoint=lambda done, after, roots: disk.update({done: (encode_state(after), roots)}),
+    )  # fmt: skip
+    encoded, roots = disk[step]
+    whole = decode_state(encoded)
+    for name, place in (("w0", 0), ("v.b1", -1)):
+        values = whole[name].values.clone()
+        values.reshape(-1)[place] ^= 1
+        damaged = {**whole, name: ExactTensor(whole[name].type, values)}
+        with pytest.raises(ExecutionError, match=f"not the one of the checkpoint at step {step}: its root is"):
+            run_unit(program, damaged, data, SEED, 5, 2, start_step=step, checkpoint_roots=roots)
+    run_unit(program, whole, data, SEED, 5, 2, start_step=step, checkpoint_roots=roots)
+
+
+LIMIT = 1000
+
+
+def growing() -> Program:
+    """m' = 2 m, checked to stay within ±1000, beside a counter."""
+    b = ProgramBuilder()
+    m = b.state("m", TensorType((2, 3), 16))
+    t = b.state("t", TensorType((), 16))
+    b.update("t", b.saturate(b.add(t, b.constant(1)), bits=16))
+    b.update("m", b.check(b.mul(m, b.constant(2)), -LIMIT, LIMIT))
+    return b.build()
+
+
+GROWING_START = {
+    "m": ExactTensor(TensorType((2, 3), 16), torch.tensor([[0, 1, -3], [100, -200, -130]])),
+    "t": zeros(TensorType((), 16)),
+}
+
+
+@pytest.mark.parametrize("fuse", [True, False])
+def test_an_overflow_ends_the_unit_and_keeps_the_last_good_state(fuse: bool) -> None:
+    """-200 doubles to -400, -800, -1600: the third step fails, at the fifth element. The sixth fails as well, later."""
+    program = growing()
+    seen: list[int] = []
+    with pytest.raises(Overflowed) as caught:
+        run_unit(
+            program, GROWING_START, {}, 0, 9, 2,
+            on_step=lambda step, _: seen.append(step), settings=Settings(fuse=fuse),
+        )  # fmt: skip
+    over = caught.value
+    (check,) = (place for place, op in enumerate(program.ops) if op.opcode is Opcode.CHECK)
+    assert (over.step, over.operation, over.element, over.value) == (2, check, 4, -1600)
+    assert seen == [1, 2]
+    assert over.state["m"].values.tolist() == [[0, 4, -12], [400, -800, -520]]
+    assert int(over.state["t"].values) == 2
+    assert over.checkpoint_roots == (state_root(GROWING_START), state_root(over.state))
+    assert "step 3" in str(over) and "-1600" in str(over)
+
+
+def test_an_overflow_root_binds_where_it_happened_and_absorbs() -> None:
+    with pytest.raises(Overflowed) as caught:
+        run_unit(growing(), GROWING_START, {}, 0, 9, 2)
+    over = caught.value
+    good = {"state_root": state_root(over.state), "step": 2, "operation": over.operation, "element": 4, "value": -1600}
+    assert over.root == overflow_root(**good)
+    others = [overflow_root(**{**good, key: good[key] + 1}) for key in ("step", "operation", "element", "value")]
+    others.append(overflow_root(**{**good, "state_root": state_root(GROWING_START)}))
+    assert len({over.root, *others}) == 6
+    assert over.committed_roots(9, 2) == (*over.checkpoint_roots, *[over.root] * 4)
+    assert len(over.committed_roots(9, 2)) == checkpoint_count(9, 2)
+
+
+def test_a_resumed_unit_overflows_as_the_whole_one_does() -> None:
+    with pytest.raises(Overflowed) as whole:
+        run_unit(growing(), GROWING_START, {}, 0, 9, 2)
+    with pytest.raises(Stopped) as stopped:
+        run_unit(growing(), GROWING_START, {}, 0, 9, 2, stop=lambda: True)
+    kept = stopped.value
+    with pytest.raises(Overflowed) as resumed:
+        run_unit(growing(), kept.state, {}, 0, 9, 2, start_step=1, checkpoint_roots=kept.checkpoint_roots)
+    assert resumed.value.committed_roots(9, 2) == whole.value.committed_roots(9, 2)
 
 
 def test_inputs_that_are_not_the_declared_ones_are_refused_before_the_first_step() -> None:
