@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from node.cli import chain, compute, config, deploy, doctor, init, keys, market, task
+from node.cli import chain, compute, config, deploy, doctor, init, keys, market, program, task
 from node.cli.output import INTERRUPTED, Output
 from protocol.errors import UsageError
 
@@ -51,6 +51,7 @@ chain.add_to(app)
 app.add_typer(market.app, name="market")
 app.add_typer(compute.app, name="compute")
 app.add_typer(task.app, name="task")
+app.add_typer(program.app, name="program")
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
