@@ -72,14 +72,12 @@ class Buffer:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What is known of one operation before it runs: it is number `operation` of its program, or of none. The result
-    may overwrite the int64 memory of operand `reuse`."""
+    """What is known of one operation before it runs. The result may overwrite the int64 memory of operand `reuse`."""
 
     attributes: tuple[int, ...]
     operands: tuple[ValueInfo, ...]
     result: ValueInfo
     reuse: int | None = None
-    operation: int | None = None
 
 
 Kernel = Callable[[Sequence[Buffer], Call], Buffer]
@@ -243,7 +241,7 @@ def check(operands: Sequence[Buffer], call: Call) -> Buffer:
     if least < lo or greatest > hi:
         flat = x.reshape(-1)
         element = int(torch.nonzero((flat < lo) | (flat > hi))[0])
-        raise Overflow(element, int(flat[element]), call.operation)
+        raise Overflow(element, int(flat[element]))
     return operands[0]
 
 

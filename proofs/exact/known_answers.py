@@ -188,10 +188,7 @@ def from_definition(opcode: Opcode) -> Kernel:
 
     def kernel(operands: Sequence[Buffer], call: Call) -> Buffer:
         arrays = [from_torch(operand.int64) for operand in operands]
-        try:
-            return Buffer(to_torch(opcodes.define(opcode, arrays, call.attributes)))
-        except Overflow as overflow:
-            raise Overflow(overflow.element, overflow.value, call.operation) from overflow
+        return Buffer(to_torch(opcodes.define(opcode, arrays, call.attributes)))
 
     return kernel
 

@@ -87,7 +87,7 @@ def test_digits_example_has_the_roots_it_always_had(plan: Plan, trained: PlanRun
         trained.rounds[-1].output,
     ]
     assert [root.hex()[:16] for root in roots] == [
-        "f2c7a3f45f484fd2",
+        "2e4ce48038e40dd1",
         "30eb97ad12a5d06c",
         "d064a09d4167080b",
         "613aa8fe91ef04f2",
