@@ -256,10 +256,15 @@ def test_an_overflow_root_binds_where_it_happened_and_absorbs() -> None:
     with pytest.raises(Overflowed) as caught:
         run_unit(growing(), GROWING_START, {}, 0, 9, 2)
     over = caught.value
-    good = {"state_root": state_root(over.state), "step": 2, "operation": over.operation, "element": 4, "value": -1600}
-    assert over.root == overflow_root(**good)
-    others = [overflow_root(**{**good, key: good[key] + 1}) for key in ("step", "operation", "element", "value")]
-    others.append(overflow_root(**{**good, "state_root": state_root(GROWING_START)}))
+    good = state_root(over.state)
+
+    def root(
+        state: bytes = good, step: int = 2, place: int = over.operation, element: int = 4, v: int = -1600
+    ) -> bytes:
+        return overflow_root(state_root=state, step=step, operation=place, element=element, value=v)
+
+    assert over.root == root()
+    others = [root(state_root(GROWING_START)), root(step=3), root(place=0), root(element=5), root(v=1600)]
     assert len({over.root, *others}) == 6
     assert over.committed_roots(9, 2) == (*over.checkpoint_roots, *[over.root] * 4)
     assert len(over.committed_roots(9, 2)) == checkpoint_count(9, 2)
