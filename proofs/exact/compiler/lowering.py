@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import fx
 
@@ -11,6 +11,7 @@ from proofs.exact.builder import Handle, ProgramBuilder
 from proofs.exact.compiler.formats import NumberFormat, Options
 
 Rule = Callable[..., Any]
+AnyRule = TypeVar("AnyRule", bound=Rule)
 
 RULES: dict[object, Rule] = {}
 """By ATen overload (torch.ops.aten.add.Tensor, ...)."""
@@ -18,10 +19,10 @@ EXACT: set[object] = set()
 """Targets whose result keeps the scale that the rule gave it."""
 
 
-def rule(*targets: object, exact: bool = False) -> Callable[[Rule], Rule]:
+def rule(*targets: object, exact: bool = False) -> Callable[[AnyRule], AnyRule]:
     """Registers a lowering. A target has one rule."""
 
-    def register(function: Rule) -> Rule:
+    def register(function: AnyRule) -> AnyRule:
         for target in targets:
             if target in RULES:
                 raise ValueError(f"two rules for {target}")
@@ -46,6 +47,8 @@ class Lowering:
     """One compilation in progress. `node` and `format` are those of the node in hand."""
 
     b: ProgramBuilder
+    t: Handle
+    """Steps done, a whole scalar: what PERMUTE and RANDOM count by."""
     options: Options
     node: fx.Node
     format: NumberFormat

@@ -10,11 +10,13 @@ import math
 from collections.abc import Sequence
 
 import torch
+from torch import fx
 
 from proofs.exact.builder import Handle
 from proofs.exact.compiler.arithmetic import add, constant, to
+from proofs.exact.compiler.hoist import transposed
 from proofs.exact.compiler.lowering import Lowering, rule
-from proofs.exact.compiler.rules_shape import axis_of, result_shape, transposed
+from proofs.exact.compiler.rules_shape import axis_of
 
 aten = torch.ops.aten
 
@@ -26,10 +28,8 @@ computes the row (a loss), while a GATHER of memory does not. Longer axes are ga
 def taken_along(lo: Lowering, x: Handle, axis: int, index: Handle) -> Handle:
     """x[.., index, ..]: the axis is replaced by those of the index, which holds 0..side-1."""
     index = lo.bounded(index, 0, x.shape[axis] - 1)
-    flat = index if len(index.shape) == 1 else lo.b.reshape(index, (math.prod(index.shape),))
-    rows = lo.b.gather(x, flat, axis)
-    shape = (*x.shape[:axis], *index.shape, *x.shape[axis + 1 :])
-    return rows if rows.shape == shape else lo.b.reshape(rows, shape)
+    rows = lo.b.gather(x, lo.b.reshape(index, (math.prod(index.shape),)), axis)
+    return lo.b.reshape(rows, (*x.shape[:axis], *index.shape, *x.shape[axis + 1 :]))
 
 
 def summed_at(lo: Lowering, x: Handle, axis: int, index: Handle, side: int) -> Handle:
@@ -205,4 +205,5 @@ def _is_mask(lo: Lowering, position: int) -> bool:
     """Whether the index at a position of x[..] is a tensor of bool."""
     given = lo.node.args[1]
     assert isinstance(given, list | tuple)
-    return given[position] is not None and given[position].meta["val"].dtype == torch.bool
+    index = given[position]
+    return isinstance(index, fx.Node) and index.meta["val"].dtype == torch.bool

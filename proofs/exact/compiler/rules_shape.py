@@ -13,6 +13,7 @@ import torch
 
 from proofs.exact.builder import Handle
 from proofs.exact.compiler.arithmetic import constant, to
+from proofs.exact.compiler.hoist import transposed
 from proofs.exact.compiler.lowering import Lowering, rule
 
 aten = torch.ops.aten
@@ -45,8 +46,7 @@ def axis_of(dim: int, rank: int) -> int:
     exact=True,
 )
 def reshape(lo: Lowering, x: Handle, *_: object) -> Handle:
-    shape = result_shape(lo)
-    return x if x.shape == shape else lo.b.reshape(x, shape)
+    return lo.b.reshape(x, result_shape(lo))
 
 
 @rule(
@@ -84,11 +84,6 @@ def t(lo: Lowering, x: Handle) -> Handle:
 @rule(aten.expand.default, exact=True)
 def expand(lo: Lowering, x: Handle, size: Sequence[int], *, implicit: bool = False) -> Handle:
     return lo.b.broadcast(x, result_shape(lo))
-
-
-def transposed(lo: Lowering, x: Handle, axes: Sequence[int]) -> Handle:
-    """Axis i of the result is axis axes[i] of x. Nothing happens where nothing moves."""
-    return x if list(axes) == list(range(len(axes))) else lo.b.transpose(x, tuple(axes))
 
 
 # Parts
@@ -144,7 +139,7 @@ def part(lo: Lowering, x: Handle, axis: int, start: int, stop: int) -> Handle:
     """x[.., start:stop, ..]; x itself where that is all of it."""
     if stop <= start:
         raise lo.unsupported("a slice without elements", "leave the empty tensor out of the step")
-    return x if (start, stop) == (0, x.shape[axis]) else lo.b.slice(x, axis, start, stop)
+    return lo.b.slice(x, axis, start, stop)
 
 
 def taken(lo: Lowering, x: Handle, axis: int, places: Sequence[int]) -> Handle:
@@ -214,7 +209,7 @@ def repeat(lo: Lowering, x: Handle, repeats: Sequence[int]) -> Handle:
             x = lo.b.broadcast(lo.b.reshape(x, (*sides[:axis], 1, *sides[axis:])), wide)
             sides = (*sides[:axis], times * sides[axis], *sides[axis + 1 :])
             x = lo.b.reshape(x, sides)
-    return x if x.shape == sides else lo.b.reshape(x, sides)
+    return lo.b.reshape(x, sides)
 
 
 @rule(aten.flip.default, exact=True)
