@@ -111,6 +111,11 @@ def _duty(view: ComputeView, tv: TaskView, index: int, unit: Unit, skips: list[S
     if stage is Stage.FAILED:
         skips.append(Skip(tv.task, index, "cannot be computed here", "an error (see above)", "a result"))
         return None
+    if stage is Stage.OVERFLOWED:
+        skips.append(
+            Skip(tv.task, index, "program overflows", str(tv.overflows.get(index)), "a state within its bounds")
+        )
+        return None
     if stage is Stage.NONE:
         return Train(key, unit.deadline)
     if stage is Stage.RUNNING:
@@ -244,6 +249,11 @@ def _candidates(view: ComputeView, tv: TaskView, policy: Policy, skips: list[Ski
             continue
         if spec.is_private and not admitted(tv, index, now):
             skips.append(Skip(tv.task, index, "not admitted", "no admission to this shard", "one from the requester"))
+            continue
+        if index in tv.overflows:
+            skips.append(
+                Skip(tv.task, index, "program overflows", str(tv.overflows[index]), "a state within its bounds")
+            )
             continue
         if index in tv.cooling:
             skips.append(Skip(tv.task, index, "failed a moment ago", "an error (see above)", "some time"))

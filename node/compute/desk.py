@@ -6,6 +6,7 @@
                                                       content_key  of a private task's sealed blob
                                                       sealed       that blob, before it is uploaded
                                                       published    id of the blob, name of the mailbox that has it
+    <data_dir>/compute/<task>/overflows/<unit>        where the unit overflowed: no attempt at it can end otherwise
     <data_dir>/compute/speed.json                     seconds per step and per checkpoint, by program, as measured here
 
 Every file is written whole or not at all (temporary file, fsync, rename, fsync of the directory): after `kill -9` at
@@ -23,12 +24,16 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from node.compute.view import Speed, WorkKey
+import structlog
+
+from node.compute.view import OverflowNote, Speed, WorkKey
 from node.files import write_whole
 from protocol.types import TaskId
 
 _MAGIC = b"avenue checkpoint 1\n"
 _HEADER = struct.Struct("<II32s")  # steps done, number of roots, BLAKE2b-256 of what follows
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +111,17 @@ class Desk:
         write_whole(self._attempt(key) / "checkpoint", checkpoint.to_bytes())
 
     def get_checkpoint(self, key: WorkKey) -> Checkpoint | None:
-        """The last one; None if there is none."""
+        """The last one; None if there is none. One that a disk has damaged, if only by a bit, is said and put aside:
+        the unit is computed again from its start."""
+        path = self._attempt(key) / "checkpoint"
         try:
-            return Checkpoint.from_bytes((self._attempt(key) / "checkpoint").read_bytes())
+            found = Checkpoint.from_bytes(path.read_bytes())
         except FileNotFoundError:
             return None
+        if found is None:
+            log.error("checkpoint is damaged, unit starts again", file=str(path), hint="check this disk")
+            path.replace(path.with_name("damaged"))
+        return found
 
     def steps_done(self, key: WorkKey) -> int:
         """Steps behind the last checkpoint, without reading its state; 0 if there is none."""
@@ -122,6 +133,20 @@ class Desk:
         if len(head) < len(_MAGIC) + _HEADER.size or not head.startswith(_MAGIC):
             return 0
         return int(_HEADER.unpack_from(head, len(_MAGIC))[0])
+
+    def put_overflow(self, key: WorkKey, note: OverflowNote) -> None:
+        """Kept beside the attempts: whoever claims the unit again ends in the same place."""
+        write_whole(self._overflow(key.task, key.unit), json.dumps(asdict(note)).encode())
+
+    def overflow(self, task: TaskId, unit: int) -> OverflowNote | None:
+        """Where a unit overflowed on this machine. Anything else in the file counts as nothing."""
+        try:
+            return OverflowNote(**json.loads(self._overflow(task, unit).read_bytes()))
+        except (FileNotFoundError, ValueError, TypeError):
+            return None
+
+    def _overflow(self, task: TaskId, unit: int) -> Path:
+        return self.root / task.hex() / "overflows" / str(unit)
 
     def put_salt(self, key: WorkKey, salt: bytes) -> None:
         """Written before the commitment that it is part of."""

@@ -12,7 +12,7 @@ import structlog
 
 from node.compute import inputs, work
 from node.compute.desk import Desk
-from node.compute.view import IN_WORK, ComputeView, Stage, TaskView, WorkKey
+from node.compute.view import IN_WORK, ComputeView, OverflowNote, Stage, TaskView, WorkKey
 from node.compute.workshop import Cooldown, Workshop
 from node.context import NodeContext
 from node.gateway import GatewayClient
@@ -155,6 +155,7 @@ class Loader:
             preparing=frozenset(unit for task, unit in self._fetching.running if task == book.task),
             speed=self._desk.speed(spec.program_root),
             averaging=self._desk.speed(spec.aggregation_root),
+            overflows=self._overflows(book.task, followed.rounds),
         )
         if not book.has_manifest:
             return replace(view, problem=followed.problem)
@@ -274,6 +275,12 @@ class Loader:
 
     # --- disk ---
 
+    def _overflows(self, task: TaskId, rounds: RoundReader) -> dict[int, OverflowNote]:
+        """Of the present round. A unit that would start from another state, after a reorganisation, may fare better."""
+        input_root = rounds.input_root.hex()
+        found = {index: self._desk.overflow(task, index) for index in rounds.units}
+        return {index: note for index, note in found.items() if note is not None and note.input_root == input_root}
+
     def _work(self, tasks: list[TaskView]) -> dict[WorkKey, Stage]:
         stages = dict.fromkeys(self._training.running, Stage.RUNNING)
         for tv in tasks:
@@ -284,6 +291,8 @@ class Loader:
                 if work.is_done(self._desk, tv.spec, key):
                     published = self._desk.published(key, self.book(tv.task).mailbox)
                     stages[key] = Stage.PUBLISHED if published else Stage.DONE
+                elif index in tv.overflows:
+                    stages[key] = Stage.OVERFLOWED
                 elif self._training.failed(key):
                     stages[key] = Stage.FAILED
         return stages

@@ -11,10 +11,11 @@ from contextlib import suppress
 
 from node.compute.desk import Checkpoint, Desk
 from node.compute.view import Speed
-from proofs.exact.execute import Stopped, run_unit
+from proofs.exact.execute import LiveState, Overflowed, Stopped, run_unit
 from proofs.exact.program import Program
 from proofs.exact.state import State, encode_state, state_root
 from proofs.results import unit_seed
+from protocol.errors import StateError
 from protocol.types import TaskSpec
 
 WARM_UP_STEPS = 1
@@ -50,7 +51,10 @@ class Stopwatch:
 
 def measure(desk: Desk, program: Program, state: State, data: State, spec: TaskSpec) -> Speed:
     """A few steps on the real input and one checkpoint to the disk. A program so slow that a unit of it cannot be
-    computed within the task's window costs no more than that window and the step that runs when it ends."""
+    computed within the task's window costs no more than that window and the step that runs when it ends.
+
+    Raises StateError S-49 if the program overflows before a step of it could be timed.
+    """
     steps = WARM_UP_STEPS + MEASURED_STEPS
     over = time.perf_counter() + spec.compute_window_s
     watch = Stopwatch()
@@ -58,15 +62,26 @@ def measure(desk: Desk, program: Program, state: State, data: State, spec: TaskS
     def too_slow() -> bool:
         return time.perf_counter() > over
 
-    def on_step(done: int, reached: State) -> None:
+    def rehearse(done: int, reached: State) -> None:
+        desk.rehearse(spec.task_id, Checkpoint(done, (state_root(reached),), encode_state(reached)))
+        watch.checkpoint()
+
+    def on_step(done: int, reached: LiveState) -> None:
         watch.step()
         if done == steps or too_slow():
-            roots = (state_root(reached),)
-            desk.rehearse(spec.task_id, Checkpoint(done, roots, encode_state(reached)))
-            watch.checkpoint()
+            rehearse(done, reached)
 
     with suppress(Stopped):
-        run_unit(program, state, data, unit_seed(spec.seed, 0), steps, steps, on_step=on_step, stop=too_slow)
+        try:
+            run_unit(program, state, data, unit_seed(spec.seed, 0), steps, steps, on_step=on_step, stop=too_slow)
+        except Overflowed as over:
+            if over.step == 0:
+                raise StateError(
+                    f"the program overflows in its first step: {over}",
+                    code="S-49",
+                    hint="nobody can finish a unit of this task; leave it",
+                ) from over
+            rehearse(over.step, over.state)
     speed = watch.speed
     assert speed is not None, "one step at least was run, and the last one is followed by a checkpoint"
     return speed

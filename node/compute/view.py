@@ -64,6 +64,9 @@ class Stage(StrEnum):
     """A thread of this process is at it; checkpoints are on disk."""
     FAILED = "failed"
     """It cannot be done here; the reason is in the log. Not tried again by this process."""
+    OVERFLOWED = "overflowed"
+    """The program itself ends this unit early, on every machine. Version 0.1 of the contracts has no move for that, so
+    nothing is committed: the unit expires."""
     DONE = "done"
     """Result and checkpoint roots are on disk."""
     PUBLISHED = "published"
@@ -86,6 +89,22 @@ class Speed:
     step_s: float
     checkpoint_s: float
     """To hash the state, encode it and have it on disk."""
+
+
+@dataclass(frozen=True, slots=True)
+class OverflowNote:
+    """Where a unit left the bounds that its program asserts, after `step` steps from `input_root`; roots are hex."""
+
+    input_root: str
+    step: int
+    operation: int
+    element: int
+    value: int
+    root: str
+    """The OVERFLOW state's (docs/protocol.md section 1)."""
+
+    def __str__(self) -> str:
+        return f"overflow in step {self.step + 1} at operation {self.operation}, element {self.element}: {self.value}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +132,8 @@ class TaskView:
     """Units whose inputs a thread is fetching now."""
     cooling: frozenset[int] = frozenset()
     """Units for which a claim or a preparation failed a moment ago; left alone for a while."""
+    overflows: Mapping[int, OverflowNote] = field(default_factory=dict)
+    """Units of the present round that overflowed here: whoever takes one loses the collateral."""
     speed: Speed | None = None
     """Of this program on this machine; None until a training unit's inputs have been here."""
     averaging: Speed | None = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import structlog
 from eth_abi.abi import encode
 from eth_account.messages import encode_defunct
 from eth_account.signers.local import LocalAccount
@@ -16,19 +17,21 @@ from eth_account.signers.local import LocalAccount
 from node.compute.desk import Checkpoint, Desk
 from node.compute.inputs import Need
 from node.compute.speed import Stopwatch
-from node.compute.view import WorkKey
+from node.compute.view import OverflowNote, WorkKey
 from node.taskbook import TaskBook
 from proofs import results
 from proofs.blob import index_of
 from proofs.exact.aggregate import aggregate, aggregation_program
 from proofs.exact.encoding import decode_program, program_root
-from proofs.exact.execute import Stopped, run_unit
+from proofs.exact.execute import LiveState, Overflowed, Stopped, run_unit
 from proofs.exact.state import State, decode_state, encode_state, state_root
 from proofs.hashing import keccak, tag
 from protocol.errors import StateError
 from protocol.messages import KeyGrant, UnitResult
 from protocol.sealing import KEY_BYTES, seal
 from protocol.types import BlobId, NodeId, Reveal, TaskSpec, Unit
+
+log = structlog.get_logger(__name__)
 
 OnProgress = Callable[[int, int, float | None], None]
 """Steps done, steps in all, loss in nats (None if the state carries none)."""
@@ -62,7 +65,8 @@ def is_done(desk: Desk, spec: TaskSpec, key: WorkKey) -> bool:
 def train(
     desk: Desk, spec: TaskSpec, key: WorkKey, needs: tuple[Need, ...], on_progress: OnProgress, stop: Callable[[], bool]
 ) -> None:
-    """Runs a training unit from its last checkpoint to the end, saving every checkpoint. Returns early if stopped.
+    """Runs a training unit from its last checkpoint to the end, saving every checkpoint. Returns early if stopped, and
+    if the program overflows: then the last good state, its roots and the place are on disk, and in the log.
 
     Raises FileNotFoundError if an input is not on disk, ValueError if one does not fit the program, OSError on a full
     disk.
@@ -76,7 +80,7 @@ def train(
         saved = Checkpoint(0, (input_root,), desk.get_input(task, input_root))
     watch = Stopwatch()
 
-    def on_step(done: int, state: State) -> None:
+    def on_step(done: int, state: LiveState) -> None:
         watch.step()
         on_progress(done, spec.steps, loss_in(state))
 
@@ -101,9 +105,29 @@ def train(
     except Stopped as stopped:
         desk.put_checkpoint(key, Checkpoint(stopped.step, stopped.checkpoint_roots, encode_state(stopped.state)))
         return
+    except Overflowed as over:
+        _keep_overflow(desk, key, input_root, over)
+        return
     if watch.speed is not None:
         desk.put_speed(spec.program_root, watch.speed)
     desk.put_input(task, run.checkpoint_roots[-1], encode_state(run.final_state))
+
+
+def _keep_overflow(desk: Desk, key: WorkKey, input_root: bytes, over: Overflowed) -> None:
+    """The state first: a note without it would lose the partial result."""
+    desk.put_checkpoint(key, Checkpoint(over.step, over.checkpoint_roots, encode_state(over.state)))
+    place = (over.step, over.operation, over.element, over.value)
+    desk.put_overflow(key, OverflowNote(input_root.hex(), *place, over.root.hex()))
+    log.error(
+        "program overflows, unit cannot be finished by anybody",
+        task=key.task.hex()[:8],
+        unit=key.unit,
+        step=over.step + 1,
+        operation=over.operation,
+        element=over.element,
+        value=over.value,
+        overflow_root=over.root.hex(),
+    )
 
 
 def average(desk: Desk, spec: TaskSpec, key: WorkKey, needs: tuple[Need, ...]) -> None:

@@ -15,7 +15,7 @@ from node.taskbook import TaskBook, blobs_of
 from proofs import results
 from proofs.exact.aggregate import aggregate, aggregation_program
 from proofs.exact.encoding import decode_program
-from proofs.exact.execute import run_unit
+from proofs.exact.execute import Overflowed, run_unit
 from proofs.exact.program import Program
 from proofs.exact.state import State, decode_state, state_root
 from protocol.chain import ChainClient
@@ -51,15 +51,12 @@ def recompute(book: TaskBook, chain: ChainClient, index: int, unit: Unit) -> Non
     else:
         shard = book.manifest.shards[spec.shard_of(index)]
         data = decode_state(fetch_state(book, shard.data_root, (BlobId(shard.data_blob),), program.data_types))
-        run = run_unit(
-            program,
-            input_state,
-            data,
-            results.unit_seed(spec.seed, spec.shard_of(index)),
-            spec.steps,
-            spec.checkpoint_interval,
-        )
-        roots, data_root = run.checkpoint_roots, spec.data_root
+        seed = results.unit_seed(spec.seed, spec.shard_of(index))
+        try:
+            roots = run_unit(program, input_state, data, seed, spec.steps, spec.checkpoint_interval).checkpoint_roots
+        except Overflowed as over:
+            roots = over.committed_roots(spec.steps, spec.checkpoint_interval)
+        data_root = spec.data_root
     if _result_root(spec, index, unit, roots, data_root) != unit.result:
         raise VerificationError(
             f"unit {index} of task 0x{book.task.hex()[:8]}: node {unit.node}'s result is not what the program gives",

@@ -24,7 +24,7 @@ from node.compute.actions import (
     Train,
 )
 from node.compute.decide import decide, shard_offset, stagger_s
-from node.compute.view import ComputeView, Policy, Speed, Stage, TaskView, WorkKey
+from node.compute.view import ComputeView, OverflowNote, Policy, Speed, Stage, TaskView, WorkKey
 from protocol.types import Admission, BlobId, NodeId, TaskState, TaskStatus, UnitStatus, Wei
 from tests.unit.node.compute_views import (
     ME,
@@ -72,6 +72,21 @@ def test_each_stage_of_an_own_unit_leads_to_the_next(
     task = make_task({0: make_unit(status, commit_block=499)})
     actions = chosen(make_view(task, work={WorkKey(task.task, 0, 0): stage}))
     assert [type(action) for action in actions] == ([expected] if expected else [])
+
+
+def test_unit_that_overflowed_is_neither_committed_nor_claimed_again() -> None:
+    """No collateral is lost beyond the one that this attempt has locked already."""
+    note = OverflowNote("01" * 32, 5, 17, 3, -4096, "02" * 32)
+    held = make_task({0: make_unit(UnitStatus.CLAIMED)}, overflows={0: note})
+    work = {WorkKey(held.task, 0, 0): Stage.OVERFLOWED}
+    decision = decide(make_view(held, work=work), ONE)
+    assert decision.actions == ()
+    assert any(skip.reason == "program overflows" and "step 6" in skip.have for skip in decision.skips)
+    late = make_task({0: make_unit(UnitStatus.CLAIMED, deadline=NOW - 1)}, overflows={0: note})
+    assert Expire(late.task, 0) in chosen(make_view(late, work=work))
+    reopened = make_task({0: make_unit(UnitStatus.OPEN, NodeId(0), attempt=1)}, overflows={0: note})
+    claims = [action for action in chosen(make_view(reopened), Policy(max_parallel=9)) if isinstance(action, Claim)]
+    assert claims and all(claim.unit != 0 for claim in claims), "other units are another matter"
 
 
 def test_reveal_does_not_wait_for_a_block_that_nobody_may_make() -> None:

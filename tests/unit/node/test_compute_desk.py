@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import socket
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from eth_account import Account
+from structlog.testing import capture_logs
 
 from node.compute.desk import Checkpoint, Desk
 from node.compute.reporter import Reporter
-from node.compute.view import WorkKey
+from node.compute.view import OverflowNote, WorkKey
 from node.compute.work import salt_of
 from node.compute.workshop import Cooldown, Progress, Stop, Workshop
 from node.files import write_whole
@@ -41,13 +43,35 @@ def test_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
     assert again.get_checkpoint(WorkKey(TASK, 3, 2)) is None
 
 
-@pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b[:-1] + b"x", lambda b: b"", lambda b: b"junk" + b])
-def test_damaged_checkpoint_counts_as_none(tmp_path: Path, damage: object) -> None:
+def one_bit_flipped(data: bytes) -> bytes:
+    return data[:-3] + bytes([data[-3] ^ 4]) + data[-2:]
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda b: b[:-1], lambda b: b[:-1] + b"x", lambda b: b"", lambda b: b"junk" + b, one_bit_flipped]
+)
+def test_damaged_checkpoint_is_said_and_put_aside(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
     desk = Desk(tmp_path)
     desk.put_checkpoint(KEY, SAVED)
     path = checkpoint_file(desk)
-    path.write_bytes(damage(path.read_bytes()))  # type: ignore[operator]
-    assert desk.get_checkpoint(KEY) is None
+    path.write_bytes(damage(path.read_bytes()))
+    with capture_logs() as logs:
+        assert desk.get_checkpoint(KEY) is None
+    assert [(said["log_level"], said["file"]) for said in logs] == [("error", str(path))]
+    assert desk.steps_done(KEY) == 0, "a unit counts as done only while its result can be read"
+    assert path.with_name("damaged").exists()
+
+
+def test_overflow_outlives_the_attempt_that_met_it(tmp_path: Path) -> None:
+    desk, note = Desk(tmp_path), OverflowNote("01" * 32, 5, 17, 3, -4096, "02" * 32)
+    assert desk.overflow(TASK, KEY.unit) is None
+    desk.put_overflow(KEY, note)
+    desk.put_checkpoint(KEY, SAVED)
+    desk.drop_attempt(KEY)
+    assert Desk(tmp_path).overflow(TASK, KEY.unit) == note
+    assert str(note) == "overflow in step 6 at operation 17, element 3: -4096"
+    (desk.root / TASK.hex() / "overflows" / str(KEY.unit)).write_text("{}")
+    assert desk.overflow(TASK, KEY.unit) is None
 
 
 def test_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
