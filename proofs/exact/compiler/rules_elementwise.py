@@ -1,0 +1,382 @@
+"""Rules for arithmetic element by element: sums, products, quotients, powers, roots, comparisons and choices.
+
+A result is left at whatever scale is exact or cheap; the driver rounds it once to the node's format. Integers and truth
+values (frac 0) stay integers.
+"""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from typing import Any
+
+import torch
+
+from proofs.exact.builder import Handle
+from proofs.exact.compiler import arithmetic
+from proofs.exact.compiler.formats import NumberFormat
+from proofs.exact.compiler.lowering import Lowering, rule
+
+aten = torch.ops.aten
+
+Operand = Handle | int | float
+"""What an ATen overload takes in place of a tensor: make_fx passes Python scalars through."""
+
+MAX_POWER = 16
+QUOTIENT_GUARD_BITS = 6
+QUOTIENT_FRAC = 20
+LIMIT = 1 << 60
+
+
+def is_floating(lo: Lowering) -> bool:
+    """Whether the node in hand holds real numbers (and is settled), not integers or truth values."""
+    return bool(lo.node.meta["val"].dtype.is_floating_point)
+
+
+def real_number(lo: Lowering, value: float) -> Fraction:
+    """A finite Python scalar, exactly."""
+    if not math.isfinite(value):
+        raise lo.unsupported(f"a constant {value}", "use a finite number; masks may be -inf in masked_fill and where")
+    return Fraction(value)
+
+
+def number(lo: Lowering, x: Operand) -> Handle:
+    """A scalar as a handle."""
+    return x if isinstance(x, Handle) else arithmetic.constant(lo.b, real_number(lo, x))
+
+
+def precision(lo: Lowering) -> int | None:
+    """The fraction bits that the node in hand will keep; None for integers."""
+    return lo.format.frac if is_floating(lo) else None
+
+
+# Sums and products
+
+
+@rule(aten.add.Tensor, aten.add.Scalar)
+def add(lo: Lowering, x: Operand, y: Operand, *, alpha: float = 1) -> Handle:
+    return _add(lo, x, y, real_number(lo, alpha))
+
+
+@rule(aten.sub.Tensor, aten.sub.Scalar)
+def sub(lo: Lowering, x: Operand, y: Operand, *, alpha: float = 1) -> Handle:
+    return _add(lo, x, y, -real_number(lo, alpha))
+
+
+@rule(aten.rsub.Scalar, aten.rsub.Tensor)
+def rsub(lo: Lowering, x: Operand, y: Operand, *, alpha: float = 1) -> Handle:
+    return _add(lo, y, x, -real_number(lo, alpha))
+
+
+def _add(lo: Lowering, x: Operand, y: Operand, alpha: Fraction) -> Handle:
+    """x + alpha * y."""
+    b, frac = lo.b, precision(lo)
+    if not isinstance(y, Handle):
+        return arithmetic.add_constant(b, number(lo, x), alpha * real_number(lo, y), frac)
+    if not isinstance(x, Handle):
+        return arithmetic.add_constant(b, _times(lo, y, alpha), real_number(lo, x), frac)
+    if alpha < 0:
+        return arithmetic.sub(b, x, _times(lo, y, -alpha), frac)
+    return arithmetic.add(b, x, _times(lo, y, alpha), frac)
+
+
+def _times(lo: Lowering, x: Handle, factor: Fraction) -> Handle:
+    if not is_floating(lo) and factor.denominator == 1 and factor != 1:
+        return lo.b.mul(x, lo.b.constant(int(factor)))
+    return arithmetic.scale(lo.b, x, factor)
+
+
+@rule(aten.mul.Tensor, aten.mul.Scalar)
+def mul(lo: Lowering, x: Operand, y: Operand) -> Handle:
+    if isinstance(x, Handle) and isinstance(y, Handle):
+        return arithmetic.mul(lo.b, x, y)
+    if isinstance(x, Handle):
+        assert not isinstance(y, Handle)
+        return _times(lo, x, real_number(lo, y))
+    return _times(lo, number(lo, y), real_number(lo, x))
+
+
+@rule(aten.neg.default)
+def neg(lo: Lowering, x: Handle) -> Handle:
+    return arithmetic.negate(lo.b, x)
+
+
+@rule(aten.addcmul.default)
+def addcmul(lo: Lowering, x: Handle, y: Handle, z: Handle, *, value: float = 1) -> Handle:
+    """x + value * y * z."""
+    return _add(lo, x, arithmetic.mul(lo.b, y, z), real_number(lo, value))
+
+
+@rule(aten.addcdiv.default)
+def addcdiv(lo: Lowering, x: Handle, y: Handle, z: Handle, *, value: float = 1) -> Handle:
+    """x + value * y / z. The quotient keeps what value * y / z can show in the result, and some guard bits."""
+    factor = real_number(lo, value)
+    shown = lo.format.frac + (math.frexp(float(abs(factor)))[1] if factor else 0)
+    return _add(lo, x, quotient(lo, y, z, max(shown + QUOTIENT_GUARD_BITS, QUOTIENT_FRAC)), factor)
+
+
+@rule(aten.lerp.Scalar, aten.lerp.Tensor)
+def lerp(lo: Lowering, start: Handle, end: Handle, weight: Operand) -> Handle:
+    """start + weight * (end - start); from the other end for a weight above 1/2, as PyTorch does."""
+    b, frac = lo.b, lo.format.frac
+    way = arithmetic.sub(b, end, start)
+    if isinstance(weight, Handle):
+        return arithmetic.add(b, start, arithmetic.mul(b, way, weight), frac)
+    share = real_number(lo, weight)
+    if abs(share) < Fraction(1, 2):
+        return arithmetic.add(b, start, arithmetic.scale(b, way, share), frac)
+    return arithmetic.sub(b, end, arithmetic.scale(b, way, 1 - share), frac)
+
+
+# Quotients, powers, roots
+
+
+@rule(aten.div.Tensor, aten.div.Scalar)
+def div(lo: Lowering, x: Operand, y: Operand) -> Handle:
+    if not isinstance(y, Handle):
+        divisor = real_number(lo, y)
+        if divisor == 0:
+            raise lo.unsupported("a division by the constant 0", "divide by something else")
+        return arithmetic.scale(lo.b, number(lo, x), 1 / divisor)
+    return quotient(lo, number(lo, x), y, lo.format.frac)
+
+
+@rule(aten.reciprocal.default)
+def reciprocal(lo: Lowering, x: Handle) -> Handle:
+    return quotient(lo, lo.b.constant(1), x, lo.format.frac)
+
+
+def quotient(lo: Lowering, x: Handle, y: Handle, frac: int) -> Handle:
+    """x / y to about 2^-frac. A divisor of 0 counts as the least positive number of its scale."""
+    b = lo.b
+    if y.hi == y.lo and y.lo != 0:
+        return arithmetic.scale(b, x, 1 / (Fraction(y.lo) * Fraction(2) ** -y.frac))
+    if y.lo < 0:
+        negative = b.positive(arithmetic.negate(b, y))
+        x = b.select(negative, arithmetic.negate(b, x), x)
+        y = arithmetic.absolute(b, y)
+    y = b.clamp(y, 1, max(1, y.hi)) if y.lo < 1 else y
+    if arithmetic.elements(y) < arithmetic.elements(x):
+        # One division per row, if its result then keeps enough digits over the whole interval of the divisor.
+        room = arithmetic.ROOM - arithmetic.size(x)
+        if room - (y.hi.bit_length() - y.lo.bit_length()) > arithmetic.SIGNIFICANT + 2:
+            return b.mul(x, arithmetic.reciprocal(b, y, room=room))
+    return arithmetic.divide(b, x, y, frac)
+
+
+@rule(aten.sqrt.default)
+def sqrt(lo: Lowering, x: Handle) -> Handle:
+    return arithmetic.sqrt(lo.b, x)
+
+
+@rule(aten.rsqrt.default)
+def rsqrt(lo: Lowering, x: Handle) -> Handle:
+    return arithmetic.divide(lo.b, lo.b.constant(1), arithmetic.sqrt(lo.b, x), lo.format.frac)
+
+
+@rule(aten.square.default)
+def square(lo: Lowering, x: Handle) -> Handle:
+    return arithmetic.mul(lo.b, x, x)
+
+
+@rule(aten.pow.Tensor_Scalar)
+def power(lo: Lowering, x: Handle, exponent: float) -> Handle:
+    doubled = real_number(lo, exponent) * 2
+    if doubled.denominator != 1 or abs(doubled) > 2 * MAX_POWER:
+        raise lo.unsupported(f"a power of {exponent}", "use a whole or half power up to 16, or exp and log")
+    root = arithmetic.sqrt(lo.b, x) if doubled % 2 else x
+    times = abs(int(doubled)) if doubled % 2 else abs(int(doubled)) // 2
+    if times == 0:
+        return lo.b.broadcast(lo.b.constant(1), x.shape)
+    result = _whole_power(lo, root, times)
+    return result if doubled > 0 else quotient(lo, lo.b.constant(1), result, lo.format.frac)
+
+
+def _whole_power(lo: Lowering, x: Handle, times: int) -> Handle:
+    if times == 1:
+        return x
+    half = _whole_power(lo, x, times // 2)
+    even = arithmetic.mul(lo.b, half, half)
+    return arithmetic.mul(lo.b, even, x) if times % 2 else even
+
+
+# Sign, size, bounds
+
+
+@rule(aten.abs.default, exact=True)
+def absolute(lo: Lowering, x: Handle) -> Handle:
+    return arithmetic.absolute(lo.b, x)
+
+
+@rule(aten.sign.default, aten.sgn.default, exact=True)
+def sign(lo: Lowering, x: Handle) -> Handle:
+    """-1, 0 or 1."""
+    b = lo.b
+    return b.sub(b.positive(x), b.positive(arithmetic.negate(b, x)))
+
+
+@rule(aten.clamp.default, exact=True)
+def clamp(lo: Lowering, x: Handle, least: float | None = None, most: float | None = None) -> Handle:
+    low = x.lo if least is None else whole_below(least, x.frac)
+    high = x.hi if most is None else whole_below(most, x.frac)
+    if low <= x.lo and x.hi <= high:
+        return x
+    return lo.b.clamp(x, min(low, high), high)  # PyTorch: where they cross, the maximum wins
+
+
+@rule(aten.clamp_min.default, exact=True)
+def clamp_min(lo: Lowering, x: Handle, least: float) -> Handle:
+    return clamp(lo, x, least)
+
+
+@rule(aten.clamp_max.default, exact=True)
+def clamp_max(lo: Lowering, x: Handle, most: float) -> Handle:
+    return clamp(lo, x, None, most)
+
+
+@rule(aten.maximum.default, aten.clamp_min.Tensor)
+def maximum(lo: Lowering, x: Handle, y: Handle) -> Handle:
+    x, y = arithmetic.align(lo.b, x, y)
+    return lo.b.select(lo.b.positive(lo.b.sub(x, y)), x, y)
+
+
+@rule(aten.minimum.default, aten.clamp_max.Tensor)
+def minimum(lo: Lowering, x: Handle, y: Handle) -> Handle:
+    x, y = arithmetic.align(lo.b, x, y)
+    return lo.b.select(lo.b.positive(lo.b.sub(x, y)), y, x)
+
+
+@rule(aten.clamp.Tensor)
+def clamp_tensor(lo: Lowering, x: Handle, least: Handle | None = None, most: Handle | None = None) -> Handle:
+    x = x if least is None else maximum(lo, x, least)
+    return x if most is None else minimum(lo, x, most)
+
+
+# Comparisons and truth values
+
+
+def whole_below(value: float, frac: int, *, up: bool = False) -> int:
+    """floor(value * 2^frac), or with `up` its ceiling, within ±2^60; infinities are the ends."""
+    if math.isinf(value):
+        return LIMIT if value > 0 else -LIMIT
+    scaled = Fraction(value) * Fraction(2) ** frac
+    return min(max(math.ceil(scaled) if up else math.floor(scaled), -LIMIT), LIMIT)
+
+
+def greater(lo: Lowering, x: Operand, y: Operand) -> Handle:
+    """1 where x > y, else 0: exact, also against a constant that the scale of the other side cannot hold."""
+    b = lo.b
+    if not isinstance(y, Handle):
+        x = number(lo, x)
+        return b.positive(b.sub(x, b.constant(whole_below(y, x.frac), frac=x.frac)))
+    if not isinstance(x, Handle):
+        return b.positive(b.sub(b.constant(whole_below(x, y.frac, up=True), frac=y.frac), y))
+    return b.positive(b.sub(*arithmetic.align(b, x, y)))
+
+
+def complement(lo: Lowering, truth: Handle) -> Handle:
+    return lo.b.sub(lo.b.constant(1), truth)
+
+
+@rule(aten.gt.Scalar, aten.gt.Tensor, exact=True)
+def gt(lo: Lowering, x: Operand, y: Operand) -> Handle:
+    return greater(lo, x, y)
+
+
+@rule(aten.lt.Scalar, aten.lt.Tensor, exact=True)
+def lt(lo: Lowering, x: Operand, y: Operand) -> Handle:
+    return greater(lo, y, x)
+
+
+@rule(aten.ge.Scalar, aten.ge.Tensor, exact=True)
+def ge(lo: Lowering, x: Operand, y: Operand) -> Handle:
+    return complement(lo, greater(lo, y, x))
+
+
+@rule(aten.le.Scalar, aten.le.Tensor, exact=True)
+def le(lo: Lowering, x: Operand, y: Operand) -> Handle:
+    return complement(lo, greater(lo, x, y))
+
+
+@rule(aten.ne.Scalar, aten.ne.Tensor, exact=True)
+def ne(lo: Lowering, x: Operand, y: Operand) -> Handle:
+    b = lo.b
+    return b.clamp(b.add(greater(lo, x, y), greater(lo, y, x)), 0, 1)
+
+
+@rule(aten.eq.Scalar, aten.eq.Tensor, exact=True)
+def eq(lo: Lowering, x: Operand, y: Operand) -> Handle:
+    return complement(lo, ne(lo, x, y))
+
+
+@rule(aten.logical_not.default, aten.bitwise_not.default, exact=True)
+def logical_not(lo: Lowering, x: Handle) -> Handle:
+    return complement(lo, truth_of(lo, x))
+
+
+@rule(aten.logical_and.default, aten.bitwise_and.Tensor, exact=True)
+def logical_and(lo: Lowering, x: Handle, y: Handle) -> Handle:
+    return lo.b.mul(truth_of(lo, x), truth_of(lo, y))
+
+
+@rule(aten.logical_or.default, aten.bitwise_or.Tensor, exact=True)
+def logical_or(lo: Lowering, x: Handle, y: Handle) -> Handle:
+    return lo.b.clamp(lo.b.add(truth_of(lo, x), truth_of(lo, y)), 0, 1)
+
+
+@rule(aten.logical_xor.default, aten.bitwise_xor.Tensor, exact=True)
+def logical_xor(lo: Lowering, x: Handle, y: Handle) -> Handle:
+    return ne(lo, truth_of(lo, x), truth_of(lo, y))
+
+
+def truth_of(lo: Lowering, x: Handle) -> Handle:
+    """A handle of 0 and 1; refuses the bitwise operations on other integers, which share these rules."""
+    if x.frac != 0 or x.lo < 0 or x.hi > 1:
+        raise lo.unsupported("a logical operation on numbers that are not 0 or 1", "compare first: x != 0")
+    return x
+
+
+# Choices
+
+
+@rule(aten.where.self, aten.where.ScalarSelf, aten.where.ScalarOther, aten.where.Scalar)
+def where(lo: Lowering, condition: Handle, x: Operand, y: Operand) -> Handle:
+    return lo.b.select(condition, *_choices(lo, x, y))
+
+
+@rule(aten.masked_fill.Scalar, aten.masked_fill.Tensor)
+def masked_fill(lo: Lowering, x: Handle, mask: Handle, value: Operand) -> Handle:
+    return lo.b.select(mask, *_choices(lo, value, x))
+
+
+def _choices(lo: Lowering, x: Operand, y: Operand) -> tuple[Handle, Handle]:
+    """Both in the node's format; -inf is its least value, inf its greatest."""
+    if not is_floating(lo):
+        return number(lo, x), number(lo, y)
+    return _in_format(lo, x), _in_format(lo, y)
+
+
+def _in_format(lo: Lowering, x: Operand) -> Handle:
+    if isinstance(x, Handle):
+        return arithmetic.to(lo.b, x, lo.format)
+    form = lo.format
+    whole = min(max(whole_below(x, form.frac), -(1 << (form.bits - 1))), (1 << (form.bits - 1)) - 1)
+    return lo.b.constant(whole, frac=form.frac)
+
+
+@rule(aten._to_copy.default, aten.to.dtype, exact=True)
+def to_copy(lo: Lowering, x: Handle, *_: Any, **__: Any) -> Handle:
+    """A change of dtype: real numbers all have the same arithmetic here; to integers they are cut off towards 0."""
+    dtype = lo.node.meta["val"].dtype
+    if dtype is torch.bool:
+        return x if x.frac == 0 and x.lo >= 0 and x.hi <= 1 else ne(lo, x, 0)
+    if dtype.is_floating_point or x.frac == 0:
+        return x
+    b = lo.b
+    size = arithmetic.absolute(b, x)
+    whole = (
+        b.div_floor(size, b.constant(1 << x.frac, frac=x.frac))
+        if x.frac > 0
+        else arithmetic.to(b, size, NumberFormat(0, arithmetic.ROOM))
+    )
+    return b.select(b.positive(x), whole, arithmetic.negate(b, whole))
