@@ -75,7 +75,7 @@ def prepare_task(
         program_blob=program.blob,
         initial_state_blob=initial.blob,
         shards=tuple(entries),
-        model=ModelCard(kind=file.model.kind, layers=plan.layers),
+        model=ModelCard(kind=file.model.kind or "mlp", layers=plan.layers),
         private=private,
     )
     manifest_blob = _public("manifest", manifest.to_bytes())

@@ -42,6 +42,7 @@ _HINTS: Final = {
     "U-35": "nodes work for pay: set a positive price",
     "U-36": 'use a duration such as "30m", or a TOML date-time in the future',
     "U-38": "paths are relative to the task file",
+    "U-44": "[model] file is relative to the task file; examples/ has step files",
 }
 _CODE_OF: Final = {
     "missing": "U-33",
@@ -167,17 +168,42 @@ class PaySection(_Section):
 
 
 class ModelSection(_Section):
-    """[model]: which network. Input and output sizes follow from the data."""
+    """[model]: a step file, or the built-in MLP, whose input and output sizes follow from the data."""
 
-    kind: Literal["mlp"] = "mlp"
-    hidden: Annotated[tuple[Annotated[int, Field(strict=True, ge=1, le=4096)], ...], Field(min_length=1, max_length=8)]
+    kind: Literal["mlp"] | None = None
+    hidden: (
+        Annotated[tuple[Annotated[int, Field(strict=True, ge=1, le=4096)], ...], Field(min_length=1, max_length=8)]
+        | None
+    ) = None
+    file: Path | None = None
+    """A Python module with init, step and evaluate (node/training/step_file.py)."""
+    weights: Path | None = None
+    """Initial parameters, a safetensors file in place of those that init draws."""
+
+    @model_validator(mode="after")
+    def _one_model(self) -> ModelSection:
+        if self.file is not None and (self.kind is not None or self.hidden is not None):
+            given = "kind" if self.kind is not None else "hidden"
+            raise PydanticCustomError("avenue_model", f"has both file and {given}: a step file says its own layers")
+        if self.file is None and self.hidden is None:
+            raise PydanticCustomError("avenue_model", "needs file (a step file) or hidden (layers of the built-in MLP)")
+        return self
+
+    def beside(self, folder: Path) -> ModelSection:
+        """The same section with relative paths taken from `folder`."""
+        paths = {key: folder / path for key in ("file", "weights") if (path := getattr(self, key)) is not None}
+        return self.model_copy(update=paths)
 
 
 class DataSection(_Section):
-    """[data]: a named set, an .npz or .safetensors file, or IDX images and labels."""
+    """[data]: a named set, an .npz or .safetensors file, IDX images and labels, or text."""
 
-    source: Literal["mnist", "digits"] | None = None
+    source: Literal["mnist", "digits", "moby-dick"] | None = None
     file: Path | None = None
+    text: Path | None = None
+    """UTF-8; its characters are the tokens."""
+    context: Annotated[Count, Field(le=4096)] | None = None
+    """Of text: a sample is this many characters and the one that follows each of them."""
     images: Path | None = None
     labels: Path | None = None
     test_images: Path | None = None
@@ -185,9 +211,14 @@ class DataSection(_Section):
 
     @model_validator(mode="after")
     def _one_source(self) -> DataSection:
-        given = [self.source is not None, self.file is not None, self.images is not None or self.labels is not None]
+        idx = self.images is not None or self.labels is not None
+        given = [self.source is not None, self.file is not None, self.text is not None, idx]
         if sum(given) != 1:
-            raise PydanticCustomError("avenue_data", "needs exactly one of: source; file; images with labels")
+            raise PydanticCustomError("avenue_data", "needs exactly one of: source; file; text; images with labels")
+        if self.is_text and self.context is None:
+            raise PydanticCustomError("avenue_data", "needs context, the characters of a sample, beside text")
+        if self.context is not None and not self.is_text:
+            raise PydanticCustomError("avenue_data", "takes context only beside text")
         for images, labels, key in (
             (self.images, self.labels, "images and labels"),
             (self.test_images, self.test_labels, "test_images and test_labels"),
@@ -199,28 +230,34 @@ class DataSection(_Section):
         return self
 
     @property
+    def is_text(self) -> bool:
+        return self.text is not None or self.source == "moby-dick"
+
+    @property
     def paths(self) -> tuple[Path, ...]:
         """Every file that the section names."""
-        named = (self.file, self.images, self.labels, self.test_images, self.test_labels)
+        named = (self.file, self.text, self.images, self.labels, self.test_images, self.test_labels)
         return tuple(path for path in named if path is not None)
 
     def beside(self, folder: Path) -> DataSection:
         """The same section with relative paths taken from `folder`."""
         paths = {
             key: folder / path
-            for key in ("file", "images", "labels", "test_images", "test_labels")
+            for key in ("file", "text", "images", "labels", "test_images", "test_labels")
             if (path := getattr(self, key)) is not None
         }
         return self.model_copy(update=paths)
 
 
 class TrainingSection(_Section):
-    """[training]: SGD with momentum on softmax cross-entropy."""
+    """[training]: how long and on what; for the built-in MLP also how fast (SGD with momentum)."""
 
     steps_per_round: Annotated[Count, Field(le=2**31)]
     batch_size: Annotated[Count, Field(le=4096)]
-    learning_rate: Annotated[Number, Field(gt=0, le=1)]
-    momentum: Annotated[Number, Field(ge=0, lt=1)] = Decimal("0.9")
+    learning_rate: Annotated[Number, Field(gt=0, le=1)] | None = None
+    """Of the built-in MLP; a step file has its own."""
+    momentum: Annotated[Number, Field(ge=0, lt=1)] | None = None
+    """Of the built-in MLP; 0.9 if left out."""
     seed: Annotated[int, Field(strict=True, ge=0, lt=2**63)] = 0
     """Initial weights, the cut into shards and the batch order all follow from it."""
     checkpoint_interval: Count
@@ -242,6 +279,15 @@ class TaskFile(_Section):
             raise PydanticCustomError(
                 "missing", "pay.aggregation_price is missing: more than one shard means averaging"
             )
+        if self.model.file is not None:
+            for key in ("learning_rate", "momentum"):
+                if getattr(self.training, key) is not None:
+                    raise PydanticCustomError(
+                        "avenue_owned",
+                        f"training.{key} stands beside model.file: {self.model.file.name} says itself how it trains",
+                    )
+        elif self.training.learning_rate is None:
+            raise PydanticCustomError("missing", "training.learning_rate is missing: the built-in MLP needs one")
         if self.training.checkpoint_interval > self.training.steps_per_round:
             raise PydanticCustomError(
                 "avenue_interval", "training.checkpoint_interval is longer than training.steps_per_round"
@@ -259,7 +305,7 @@ def load_task_file(path: Path | str, *, now: int | None = None) -> TaskFile:
 
     Raises:
         UsageError: U-30 no such file, U-31 not TOML, U-32 unknown key, U-33 missing key, U-34 bad value,
-            U-35 price of zero, U-36 deadline, U-38 a data file that does not exist.
+            U-35 price of zero, U-36 deadline, U-38 a data or weights file that does not exist, U-44 no such step file.
     """
     path = Path(path)
     try:
@@ -278,10 +324,16 @@ def load_task_file(path: Path | str, *, now: int | None = None) -> TaskFile:
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise UsageError(f"{path} is not TOML: {error}", code="U-31", hint="check the line named above") from error
     parsed = parse_task(document)
-    parsed = parsed.model_copy(update={"data": parsed.data.beside(path.parent)})
+    beside = {"data": parsed.data.beside(path.parent), "model": parsed.model.beside(path.parent)}
+    parsed = parsed.model_copy(update=beside)
     for data_path in parsed.data.paths:
         if not data_path.is_file():
             raise UsageError(f"[data] names a file that does not exist: {data_path}", code="U-38", hint=_HINTS["U-38"])
+    model = parsed.model
+    if model.file is not None and not model.file.is_file():
+        raise UsageError(f"no such step file: {model.file}", code="U-44", hint=_HINTS["U-44"])
+    if model.weights is not None and not model.weights.is_file():
+        raise UsageError(f"[model] names weights that do not exist: {model.weights}", code="U-38", hint=_HINTS["U-38"])
     if now is not None:
         parsed.task.deadline_at(now)
     return parsed

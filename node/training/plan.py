@@ -26,6 +26,7 @@ from proofs.exact.permutation_bulk import fill_indices
 from proofs.exact.program import Program
 from proofs.exact.state import State, state_root
 from proofs.results import unit_seed
+from protocol.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,9 @@ def prepare_plan(task: TaskFile, dataset: Dataset | None = None) -> Plan:
     """
     data = dataset if dataset is not None else load_dataset(task.data)
     training = task.training
+    if task.model.hidden is None or training.learning_rate is None:
+        raise UsageError("tasks with a step file cannot be prepared yet", code="U-47", hint="use [model] hidden")
+    momentum = training.momentum if training.momentum is not None else Decimal("0.9")
     shards = split_into_shards(data.train, task.task.shards, training.seed)
     layers = (data.features, *task.model.hidden, data.classes)
     recipe = MlpRecipe(
@@ -93,7 +97,7 @@ def prepare_plan(task: TaskFile, dataset: Dataset | None = None) -> Plan:
         scale=data.scale,
         batch_size=training.batch_size,
         learning_rate=training.learning_rate,
-        momentum=training.momentum,
+        momentum=momentum,
     )
     program = program_for(recipe)
     return Plan(
@@ -108,7 +112,7 @@ def prepare_plan(task: TaskFile, dataset: Dataset | None = None) -> Plan:
         checkpoint_interval=training.checkpoint_interval,
         batch_size=training.batch_size,
         learning_rate=training.learning_rate,
-        momentum=training.momentum,
+        momentum=momentum,
         seed=training.seed,
     )
 

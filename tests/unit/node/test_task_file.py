@@ -209,6 +209,10 @@ def test_deadline_without_offset_or_meaning_is_refused(tmp_path: Path, value: st
         ('source = "digits"', "", "data"),
         ('source = "digits"', 'source = "digits"\nfile = "x.npz"', "data"),
         ('source = "digits"', 'images = "x"', "data"),
+        ('source = "digits"', 'source = "moby-dick"', "data"),
+        ('source = "digits"', 'source = "digits"\ncontext = 64', "data"),
+        ('kind = "mlp"', 'file = "gpt.py"', "model has both file and hidden"),
+        ('kind = "mlp"\nhidden = [64]', "", "model needs file"),
     ],
 )
 def test_bad_value_is_named(tmp_path: Path, old: str, new: str, key: str) -> None:
@@ -225,6 +229,47 @@ def test_data_paths_are_relative_to_the_task_file(tmp_path: Path) -> None:
     assert str(tmp_path / "mine.npz") in error.message
     (tmp_path / "mine.npz").write_bytes(b"")
     assert load_task_file(path).data.file == tmp_path / "mine.npz"
+
+
+STEP_FILE = (('kind = "mlp"\nhidden = [64]', 'file = "gpt.py"'), ("learning_rate = 0.05\nmomentum = 0.9\n", ""))
+
+
+def test_step_file_is_relative_to_the_task_file(tmp_path: Path) -> None:
+    path = written(tmp_path, *STEP_FILE)
+    error = refusal(path)
+    assert error.code == "U-44"
+    assert str(tmp_path / "gpt.py") in error.message
+    (tmp_path / "gpt.py").write_text("raise SystemExit('reading a task file runs nothing')")
+    assert load_task_file(path).model.file == tmp_path / "gpt.py"
+
+
+@pytest.mark.parametrize("key", ["learning_rate = 0.05", "momentum = 0.9"])
+def test_what_the_step_file_says_itself_is_refused_beside_it(tmp_path: Path, key: str) -> None:
+    (tmp_path / "gpt.py").touch()
+    error = refusal(written(tmp_path, *STEP_FILE, ("batch_size = 32\n", f"batch_size = 32\n{key}\n")))
+    assert error.code == "U-34"
+    assert f"training.{key.split()[0]} stands beside model.file: gpt.py" in error.message
+
+
+def test_built_in_mlp_needs_a_learning_rate(tmp_path: Path) -> None:
+    error = refusal(written(tmp_path, ("learning_rate = 0.05\n", "")))
+    assert (error.code, "training.learning_rate is missing" in error.message) == ("U-33", True)
+
+
+def test_weights_are_relative_to_the_task_file(tmp_path: Path) -> None:
+    path = written(tmp_path, ('kind = "mlp"\n', 'kind = "mlp"\nweights = "base.safetensors"\n'))
+    assert refusal(path).code == "U-38"
+    (tmp_path / "base.safetensors").touch()
+    assert load_task_file(path).model.weights == tmp_path / "base.safetensors"
+
+
+def test_text_says_how_long_a_sample_is(tmp_path: Path) -> None:
+    task = load_task_file(written(tmp_path, ('source = "digits"', 'source = "moby-dick"\ncontext = 64')))
+    assert task.data.is_text and task.data.context == 64
+    path = written(tmp_path, ('source = "digits"', 'text = "book.txt"\ncontext = 64'))
+    assert refusal(path).code == "U-38"
+    (tmp_path / "book.txt").touch()
+    assert load_task_file(path).data.text == tmp_path / "book.txt"
 
 
 def test_reading_a_task_file_needs_neither_torch_nor_web3() -> None:
