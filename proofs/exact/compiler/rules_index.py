@@ -63,7 +63,7 @@ def scatter_value(lo: Lowering, x: Handle, dim: int, index: Handle, value: float
     if axis == len(x.shape) - 1 and index.shape == (*x.shape[:-1], 1):
         there = _places(lo, index, x.shape[-1])
     else:
-        there = lo.b.clamp(_scattered(lo, lo.b.broadcast(lo.b.constant(1), index.shape), x.shape, axis, index), 0, 1)
+        there = _mask(lo, x.shape, axis, index)
     return _written(lo, there, constant(lo.b, value), x)
 
 
@@ -75,8 +75,7 @@ def scatter_src(lo: Lowering, x: Handle, dim: int, index: Handle, source: Handle
             "scatter of a tensor writes in an order that is not defined where indices agree",
             "use scatter_add, or scatter with one index per row",
         )
-    ones = lo.b.broadcast(lo.b.constant(1), index.shape)
-    return _written(lo, _scattered(lo, ones, x.shape, axis, index), source, x)
+    return _written(lo, _mask(lo, x.shape, axis, index), _scattered(lo, source, x.shape, axis, index), x)
 
 
 @rule(aten.scatter_add.default)
@@ -167,6 +166,11 @@ def _scattered(lo: Lowering, source: Handle, shape: tuple[int, ...], axis: int, 
     """Zeros of `shape`, plus every element of the source at its index along the axis."""
     flat, elements = _flat_places(lo, shape, axis, index), math.prod(source.shape)
     return lo.b.reshape(lo.b.scatter_add(lo.b.reshape(source, (elements,)), flat, math.prod(shape)), shape)
+
+
+def _mask(lo: Lowering, shape: tuple[int, ...], axis: int, index: Handle) -> Handle:
+    """1 wherever an index points to, else 0."""
+    return lo.b.clamp(_scattered(lo, lo.b.broadcast(lo.b.constant(1), index.shape), shape, axis, index), 0, 1)
 
 
 def _written(lo: Lowering, there: Handle, value: Handle, x: Handle) -> Handle:

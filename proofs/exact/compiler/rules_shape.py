@@ -297,6 +297,14 @@ def new_full(lo: Lowering, x: Handle, size: Sequence[int], value: float, **_: ob
     return lo.b.broadcast(constant(lo.b, value), tuple(size))
 
 
+@rule(aten.arange.default, aten.arange.start, aten.arange.start_step, exact=True)
+def arange(lo: Lowering, *ends: float, **_: object) -> Handle:
+    start, end, step = {1: (0, *ends, 1), 2: (*ends, 1), 3: ends}[len(ends)]
+    if any(int(given) != given for given in (start, end, step)):
+        raise lo.unsupported("arange of fractions", "divide an arange of whole numbers")
+    return lo.b.constant(tuple(range(int(start), int(end), int(step))))
+
+
 @rule(aten.tril.default, exact=True)
 def tril(lo: Lowering, x: Handle, diagonal: int = 0) -> Handle:
     return _triangle(lo, x, [[j - i <= diagonal for j in range(x.shape[-1])] for i in range(x.shape[-2])])
