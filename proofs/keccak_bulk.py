@@ -1,4 +1,9 @@
-"""Keccak-256 of many short messages, compiled by numba: about 0.5 us a permutation, where a call per hash costs 20 us.
+"""Keccak-256 of many short messages, eight at a time: where a call per hash costs 20 us, eight cost 2.
+
+A permutation is a chain of dependent steps, but eight of them side by side are independent: word i of all eight states
+is one vector of eight 64-bit integers, which the compiler puts into one AVX-512 register, two of AVX2 or four of
+anything older. So the rounds are written as LLVM vectors, and nothing depends on a vectoriser's mood. Measured on one
+core with AVX-512: 1.3 GB/s of 1 KiB leaves, against 0.22 one by one.
 
 Imported only by `proofs.hashing`, and only when there is enough to hash, because importing numba takes half a second.
 The signature is explicit and the result cached on disk, so the first use in a process loads instead of compiling.
@@ -6,10 +11,13 @@ The signature is explicit and the result cached on disk, so the first use in a p
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numba import njit, types
+from llvmlite import ir
+from numba import extending, njit, types
+from numba.core import cgutils
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,69 +37,117 @@ ROUND_CONSTANTS = np.array(
     dtype=np.uint64,
 )  # fmt: skip
 
-# Lane (x, y) of the state is word x + 5 y. `SOURCE[i]` is the lane that rho and pi move to place i, rotated by
-# `ROTATION[i]` bits.
+LANES = 8
+"""Messages at a time."""
+
+# Word (x, y) of the state is number x + 5 y. SOURCE[i] is the word that rho and pi move to place i, rotated left by
+# ROTATION[i] bits.
 _OFFSETS = ((0, 36, 3, 41, 18), (1, 44, 10, 45, 2), (62, 6, 43, 15, 61), (28, 55, 25, 21, 56), (27, 20, 39, 8, 14))
-SOURCE = np.zeros(25, dtype=np.int64)
-ROTATION = np.zeros(25, dtype=np.uint64)
+SOURCE = [0] * 25
+ROTATION = [0] * 25
 for _x in range(5):
     for _y in range(5):
         _target = _y + 5 * ((2 * _x + 3 * _y) % 5)
         SOURCE[_target] = _x + 5 * _y
         ROTATION[_target] = _OFFSETS[_x][_y]
 
-
-@njit(inline="always")
-def _rotate_left(word: Any, bits: Any) -> Any:
-    return (word << bits) | (word >> ((np.uint64(64) - bits) & np.uint64(63)))
+_WORD = ir.IntType(64)
+_VECTOR = ir.VectorType(_WORD, LANES)
 
 
-@njit("void(uint64[::1], uint64[::1], uint64[::1])", cache=True, nogil=True)
-def _permute(a: Any, b: Any, c: Any) -> None:
-    """Keccak-f[1600] on `a` in place; `b` (25 words) and `c` (5 words) are scratch."""
-    for round_constant in ROUND_CONSTANTS:
-        for x in range(5):
-            c[x] = a[x] ^ a[x + 5] ^ a[x + 10] ^ a[x + 15] ^ a[x + 20]
-        for x in range(5):
-            parity = c[(x + 4) % 5] ^ _rotate_left(c[(x + 1) % 5], np.uint64(1))
-            for y in range(5):
-                a[x + 5 * y] ^= parity
-        for i in range(25):
-            b[i] = _rotate_left(a[SOURCE[i]], ROTATION[i])
-        for y in range(5):
-            for x in range(5):
-                a[x + 5 * y] = b[x + 5 * y] ^ ((~b[(x + 1) % 5 + 5 * y]) & b[(x + 2) % 5 + 5 * y])
-        a[0] ^= round_constant
+def _instructions(function: Callable[..., Any]) -> Any:
+    """A function that writes LLVM IR in place of its call."""
+    return extending.intrinsic(function)
+
+
+def _round(builder: Any, a: list[Any], constant: Any) -> list[Any]:
+    """One round of Keccak-f[1600] (FIPS 202, section 3.2) on 25 vectors of words."""
+    xor = builder.xor
+
+    def rotated(x: Any, bits: int) -> Any:
+        left, right = (ir.Constant(_VECTOR, [shift] * LANES) for shift in (bits, 64 - bits))
+        return builder.or_(builder.shl(x, left), builder.lshr(x, right)) if bits else x
+
+    parity = [xor(xor(xor(xor(a[x], a[x + 5]), a[x + 10]), a[x + 15]), a[x + 20]) for x in range(5)]
+    theta = [xor(parity[(x + 4) % 5], rotated(parity[(x + 1) % 5], 1)) for x in range(5)]
+    b = [rotated(xor(a[source], theta[source % 5]), bits) for source, bits in zip(SOURCE, ROTATION, strict=True)]
+    chi = [
+        xor(b[i], builder.and_(builder.not_(b[i - i % 5 + (i + 1) % 5]), b[i - i % 5 + (i + 2) % 5])) for i in range(25)
+    ]
+    return [xor(chi[0], constant), *chi[1:]]
+
+
+@_instructions
+def _permute(typing_context: Any, state: Any, constants: Any) -> Any:
+    """Keccak-f[1600] in place on eight states: 25 vectors at address `state`; `constants`: address of 24 words."""
+
+    local: Any = cgutils.alloca_once
+
+    def generate(context: Any, builder: Any, _: Any, arguments: Any) -> Any:
+        state = builder.inttoptr(arguments[0], _VECTOR.as_pointer())
+        constants = builder.inttoptr(arguments[1], _WORD.as_pointer())
+        places = [builder.gep(state, [_WORD(i)]) for i in range(25)]
+        # Local variables, which the compiler keeps in registers from round to round.
+        words = [local(builder, _VECTOR) for _ in range(25)]
+        for word, place in zip(words, places, strict=True):
+            builder.store(builder.load(place, align=8), word)
+        with cgutils.for_range(builder, _WORD(len(ROUND_CONSTANTS)), intp=_WORD) as loop:
+            constant = builder.load(builder.gep(constants, [loop.index]))
+            every = builder.insert_element(ir.Constant(_VECTOR, ir.Undefined), constant, ir.IntType(32)(0))
+            nowhere = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
+            every = builder.shuffle_vector(every, ir.Constant(_VECTOR, ir.Undefined), nowhere)
+            for word, value in zip(words, _round(builder, [builder.load(word) for word in words], every), strict=True):
+                builder.store(value, word)
+        for word, place in zip(words, places, strict=True):
+            builder.store(builder.load(word), place, align=8)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.intp), generate
 
 
 # Read-only, so that bytes are taken without a copy; numba passes writable arrays there too.
 _BYTES = types.Array(types.uint8, 1, "C", readonly=True)
 
 
-@njit(types.void(_BYTES, types.int64, types.uint8, types.uint8[:, ::1]), cache=True, nogil=True)
-def hash_chunks(buffer: NDArray[np.uint8], chunk: int, prefix: int, out: NDArray[np.uint8]) -> None:
-    """out[i] = keccak256(prefix byte || i-th `chunk` bytes of `buffer`); the last chunk may be shorter.
+@njit(
+    types.void(_BYTES, types.int64, types.uint8, types.int64, types.int64, types.uint8[:, ::1]), cache=True, nogil=True
+)
+def hash_chunks(
+    buffer: NDArray[np.uint8], chunk: int, prefix: int, first: int, last: int, out: NDArray[np.uint8]
+) -> None:
+    """out[i] = keccak256(prefix byte || i-th `chunk` bytes of `buffer`) for first <= i < last.
 
-    `out` has ceil(len(buffer) / chunk) rows of 32 bytes.
+    The last chunk of the buffer may be shorter. `out` has ceil(len(buffer) / chunk) rows of 32 bytes. Lets other
+    threads run.
     """
-    scratch = np.zeros((chunk + 1) // RATE_BYTES * RATE_BYTES + RATE_BYTES, dtype=np.uint8)
-    words = scratch.view(np.uint64)
-    a = np.zeros(25, dtype=np.uint64)
-    b = np.zeros(25, dtype=np.uint64)
-    c = np.zeros(5, dtype=np.uint64)
-    digest = a.view(np.uint8)
-    for row in range(out.shape[0]):
-        start = row * chunk
-        length = min(chunk, buffer.shape[0] - start)
-        blocks = (length + 1) // RATE_BYTES + 1
-        scratch[0] = prefix
-        scratch[1 : length + 1] = buffer[start : start + length]
-        scratch[length + 1 : blocks * RATE_BYTES] = 0
-        scratch[length + 1] = 0x01
-        scratch[blocks * RATE_BYTES - 1] |= 0x80
-        a[:] = 0
-        for block in range(blocks):
+    size = (chunk + 1) // RATE_BYTES * RATE_BYTES + RATE_BYTES
+    padded = np.zeros((LANES, size), dtype=np.uint8)
+    words = padded.view(np.uint64)
+    state = np.zeros((25, LANES), dtype=np.uint64)
+    constants = ROUND_CONSTANTS.copy()
+    ends = np.zeros(LANES, dtype=np.int64)
+    for start in range(first, last, LANES):
+        count = min(LANES, last - start)
+        for lane in range(count):
+            begin = (start + lane) * chunk
+            length = min(chunk, buffer.shape[0] - begin)
+            blocks = (length + 1) // RATE_BYTES + 1
+            message = padded[lane]
+            message[0] = prefix
+            message[1 : length + 1] = buffer[begin : begin + length]
+            message[length + 1 : blocks * RATE_BYTES] = 0
+            message[length + 1] = 0x01
+            message[blocks * RATE_BYTES - 1] |= 0x80
+            ends[lane] = blocks - 1
+        state[:] = 0
+        # The buffer's last chunk may end in an earlier block than the others; lanes without a message hash anything.
+        for block in range(ends[0] + 1):
             for i in range(RATE_WORDS):
-                a[i] ^= words[block * RATE_WORDS + i]
-            _permute(a, b, c)
-        out[row, :] = digest[:32]
+                for lane in range(LANES):
+                    state[i, lane] ^= words[lane, block * RATE_WORDS + i]
+            _permute(state.ctypes.data, constants.ctypes.data)
+            for lane in range(count):
+                if ends[lane] == block:
+                    digest = out[start + lane].view(np.uint64)
+                    for i in range(4):
+                        digest[i] = state[i, lane]

@@ -34,6 +34,34 @@ def test_leaf_hashes_are_those_of_the_pieces_on_both_paths(
     assert [row.tobytes() for row in got] == [hashing.keccak(b"\x00" + piece) for piece in pieces]
 
 
+@pytest.mark.parametrize("chunk", [1, 64, 134, 135, 136, 271, 1024])
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 16, 23])
+@pytest.mark.parametrize("tail", [1, 64, 135, 1024])
+def test_eight_at_a_time_hash_as_one_at_a_time(chunk: int, count: int, tail: int) -> None:
+    size = (count - 1) * chunk + min(tail, chunk)
+    data = np.random.default_rng(size).integers(0, 256, size, dtype=np.uint8)
+    got, want = np.zeros((count, 32), dtype=np.uint8), np.zeros((count, 32), dtype=np.uint8)
+    hashing._bulk()(data, chunk, 0, 0, count, got)
+    hashing._hash_chunks_slowly(data, chunk, 0, 0, count, want)
+    assert np.array_equal(got, want)
+
+
+def test_a_range_of_pieces_leaves_the_other_rows_alone() -> None:
+    data = np.arange(2048, dtype=np.uint8)
+    whole, part = np.zeros((32, 32), dtype=np.uint8), np.zeros((32, 32), dtype=np.uint8)
+    hashing._bulk()(data, 64, 0, 0, 32, whole)
+    hashing._bulk()(data, 64, 0, 5, 19, part)
+    assert np.array_equal(part[5:19], whole[5:19])
+    assert not part[:5].any()
+    assert not part[19:].any()
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_threads_hash_the_same(threads: int) -> None:
+    data = np.random.default_rng(threads).integers(0, 256, 4 * hashing.WORTH_SHARING_BYTES + 5, dtype=np.uint8)
+    assert np.array_equal(hashing.leaf_hashes(data, 1024, threads=threads), hashing.leaf_hashes(data, 1024))
+
+
 def test_little_to_hash_does_not_load_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     @cache
     def refuse() -> object:
@@ -57,8 +85,8 @@ def test_chunks_of_no_bytes_and_odd_levels_are_refused() -> None:
 
 
 def test_known_answers_catch_a_hash_function_that_is_wrong_in_one_bit() -> None:
-    def wrong_once(buffer: object, chunk: int, prefix: int, out: hashing.Digests) -> None:
-        hashing._hash_chunks_slowly(np.asarray(buffer), chunk, prefix, out)
+    def wrong_once(buffer: object, chunk: int, prefix: int, first: int, last: int, out: hashing.Digests) -> None:
+        hashing._hash_chunks_slowly(np.asarray(buffer), chunk, prefix, first, last, out)
         out[-1, 31] ^= chunk == 1024
 
     assert hashing.answers_known_questions(hashing._hash_chunks_slowly)
