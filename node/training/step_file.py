@@ -24,6 +24,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from torch.utils import _pytree as pytree
 
 from protocol.errors import UsageError
 
@@ -45,7 +46,8 @@ class TrainingStep:
     example_batch: Callable[[], dict[str, torch.Tensor]] | None = None
 
     def initial(self, seed: int) -> tuple[Tree, Tree]:
-        """Parameters and optimiser state as `init` draws them under this seed; torch's own generator is left alone.
+        """Parameters and optimiser state as `init` draws them under this seed, out of any autograd graph; torch's own
+        generator is left alone.
 
         Raises UsageError U-45 if `init` raises, U-46 if it does not return a pair.
         """
@@ -59,7 +61,8 @@ class TrainingStep:
                 code="U-46",
                 hint=EXAMPLES_HINT,
             )
-        return made
+        params, state = pytree.tree_map_only(torch.Tensor, torch.Tensor.detach, made)
+        return params, state
 
 
 def load_step_file(path: Path | str, seed: int = 0) -> TrainingStep:
