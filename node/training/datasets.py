@@ -1,7 +1,7 @@
 """Data sets: where the samples come from, and what an integer in them means.
 
 Promises: the same source gives the same integers on every machine. Foreign files are bounded before memory is taken
-for them and never unpickled; downloaded ones are pinned (`mnist_package`). Samples stay small integers (a pixel is a
+for them and never unpickled; downloaded ones are pinned (`npm_package`). Samples stay small integers (a pixel is a
 byte); `InputScale` says which number each stands for, so a data shard is what the exact program reads, with no float
 between.
 """
@@ -18,12 +18,15 @@ import numpy as np
 import numpy.typing as npt
 
 from node.request.task_file import DataSection
-from node.training import mnist_package
+from node.training import mnist_package, moby_dick_package
+from node.training.text import cut_text
 from protocol.errors import UsageError
 
 MAX_ELEMENTS: Final = 2**31
 """Largest `x` that is read, elements: 43 times MNIST."""
 MAX_CLASSES: Final = 4096
+MAX_TEXT_BYTES: Final = 2**26
+"""64 MiB: 55 times Moby-Dick."""
 
 _IDX_DTYPES: Final[dict[int, np.dtype[Any]]] = {
     0x08: np.dtype(">u1"),
@@ -140,12 +143,14 @@ def load_dataset(source: DataSection) -> Dataset:
 
     Raises:
         UsageError: U-38 a file is missing, U-39 a file is not what it should be.
-        UnreachableError: N-20, MNIST is not cached and could not be fetched.
+        UnreachableError: N-20, a published data set is not cached and could not be fetched.
     """
     if source.source == "mnist":
         return mnist()
     if source.source == "digits":
         return digits()
+    if source.context is not None:
+        return text(source.text or moby_dick_package.file(cache_dir()), source.context)
     if source.file is not None:
         return from_file(source.file)
     if source.images is None or source.labels is None:
@@ -183,6 +188,27 @@ def digits() -> Dataset:
     held_out = np.arange(len(y)) % 5 == 4
     samples = Split.labelled(x, y)
     return Dataset("digits", samples.take(~held_out), samples.take(held_out), {"x": SIXTEENTHS}, {"y": 10})
+
+
+def text(path: Path, context: int) -> Dataset:
+    """A UTF-8 text as windows of characters: tokens [samples, context + 1] (node/training/text.py).
+
+    Raises:
+        UsageError: U-38, U-39.
+    """
+    if not path.is_file():
+        raise UsageError(f"no such data file: {path}", code="U-38")
+    if path.stat().st_size > MAX_TEXT_BYTES:
+        raise UsageError(f"{path} is larger than {MAX_TEXT_BYTES} bytes", code="U-39", hint="use a part of it")
+    try:
+        windows = cut_text(path.read_bytes().decode(), context, str(path))
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"{path} is not text in UTF-8: {error}", code="U-39", hint="convert it, e.g. by iconv"
+        ) from error
+    train, test = (Split({"tokens": part}) for part in (windows.train, windows.test))
+    counts = {"tokens": len(windows.vocabulary)}
+    return Dataset(path.stem, train, test, scales={}, counts=counts, vocabulary=windows.vocabulary)
 
 
 def from_file(path: Path) -> Dataset:
