@@ -1,0 +1,80 @@
+"""Constants and tables of a folded graph as integers of the program."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from proofs.exact.builder import Handle, ProgramBuilder
+from proofs.exact.tensor_type import bits_for
+
+TABLE_BITS = 32
+"""What depends on the step alone has 31 significant bits at its greatest."""
+MAX_DYADIC_FRAC = 20
+
+
+def constant(b: ProgramBuilder, value: torch.Tensor, mask_exponent: int) -> Handle:
+    """A folded constant. Axes along which it repeats are broadcast; -inf stands as -2^mask_exponent."""
+    small = compact(value)
+    integers, frac = integers_of(small, mask_exponent)
+    handle = b.constant(integers, frac=frac, shape=tuple(small.shape))
+    return b.broadcast(handle, tuple(value.shape))
+
+
+def table(b: ProgramBuilder, index: Handle, values: torch.Tensor, shape: tuple[int, ...]) -> Handle:
+    """The scalar of this step: values[index]. One constant where it is the same in every step."""
+    integers, frac = integers_of(values, 0)
+    if len(set(integers)) == 1:
+        handle = b.constant(integers[0], frac=frac)
+    else:
+        index = b.clamp(index, 0, len(integers) - 1)
+        handle = b.lookup(index, b.constant(integers, frac=frac))
+    return b.reshape(handle, shape)
+
+
+def number_of(value: torch.Tensor) -> float | None:
+    """The one number that a floating-point constant is made of; None if it has several, or is not finite."""
+    if not value.is_floating_point():
+        return None
+    small = compact(value)
+    return float(small) if small.numel() == 1 and math.isfinite(float(small)) else None
+
+
+def compact(value: torch.Tensor) -> torch.Tensor:
+    """With length 1 along every axis on which nothing changes."""
+    for axis in range(value.dim()):
+        first = value.narrow(axis, 0, 1)
+        if value.shape[axis] > 1 and (value.stride(axis) == 0 or bool((value == first).all())):
+            value = first
+    return value
+
+
+def integers_of(value: torch.Tensor, mask_exponent: int) -> tuple[list[int], int]:
+    """Row-major integers and their frac: exact for integers, booleans and short dyadic fractions; else 31 bits at the
+    greatest magnitude, rounded to nearest."""
+    if not value.is_floating_point():
+        return [int(entry) for entry in value.reshape(-1).tolist()], 0
+    numbers = value.to(torch.float64).reshape(-1)
+    finite = torch.where(torch.isneginf(numbers), torch.zeros((), dtype=torch.float64), numbers)
+    greatest = float(finite.abs().max())
+    exponent = math.frexp(greatest)[1]
+    frac = TABLE_BITS - 1 - exponent
+    for short in range(min(MAX_DYADIC_FRAC, frac) + 1):
+        scaled = finite * 2.0**short
+        if bool((scaled == scaled.round()).all()):
+            frac = short
+            break
+    scaled = (finite * 2.0**frac).round()
+    integers = [int(entry) for entry in scaled.tolist()]
+    if bool(torch.isneginf(numbers).any()):
+        frac, integers = _masked(numbers, integers, frac, mask_exponent)
+    return integers, frac
+
+
+def _masked(numbers: torch.Tensor, integers: list[int], frac: int, exponent: int) -> tuple[int, list[int]]:
+    least = -(1 << max(exponent + frac, 0))
+    assert bits_for(least, 0) <= 63, "a mask's range and its other numbers' scale cannot be that far apart"
+    return frac, [
+        least if infinite else entry for infinite, entry in zip(torch.isneginf(numbers).tolist(), integers, strict=True)
+    ]
