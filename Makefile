@@ -21,7 +21,7 @@ export PATH := $(CURDIR)/.setup/bin:$(PATH)
 PYTEST_ARGS ?=
 
 .PHONY: help setup setup-python setup-solidity setup-brownie build test test-contracts test-artefacts test-brownie \
-	test-python lint demo bench brownie campaign clean
+	test-python lint demo bench bench-quality brownie campaign clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -68,8 +68,11 @@ campaign: setup-python setup-solidity ## Long runs of fuzzers, invariants and pr
 	FOUNDRY_PROFILE=deep scripts/forge test --fuzz-seed $$RANDOM$$RANDOM
 	for round in {1..20}; do OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 tests/property; done
 
-bench: setup-python setup-solidity ## Every measurement under scripts/bench/
-	for script in scripts/bench/*.py; do echo "== $$script"; $(RUN) "$$script"; done
+bench: setup-python setup-solidity ## Every short measurement under scripts/bench/
+	for script in $(filter-out %/quality.py,$(wildcard scripts/bench/*.py)); do echo "== $$script"; $(RUN) "$$script"; done
+
+bench-quality: setup-python ## Does exact train as well as float32? About half an hour; goes on where it was cut short
+	OMP_NUM_THREADS=1 $(RUN) -m scripts.bench.quality
 
 brownie: setup-brownie ## Brownie: compile, test, deploy to its own chain
 	$(RUN_BROWNIE) compile

@@ -1,24 +1,88 @@
-"""avenue program: what a training step compiles to, whether it compiles at all, and how it trains beside float32."""
+"""avenue program: whether a training step compiles, what it compiles to, and how it trains beside float32."""
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from node.cli.invocation import Invocation, Needs, command
-from node.cli.output import Fields
+from node.cli.output import Fields, Output
 from protocol.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
-    from node.cli.program_view import Figures, ProgramView
+    from node.cli.program_subject import Subject
+    from node.cli.program_view import ProgramView
+    from node.training.compare import Comparison, Prepared
+    from proofs.exact.compiler.errors import CompileError
 
 app = typer.Typer(
     help="Look into training steps and the programs they compile to.", no_args_is_help=True, rich_markup_mode=None
 )
 
-_MAGIC = b"AVPR"
+_TIMED_STEPS = 7
+_TIMING_LIMIT_S = 20.0
+
+_File = Annotated[Path, typer.Argument(help="Step file: init, step, evaluate, example_batch.", metavar="FILE")]
+_Task = Annotated[Path | None, typer.Option("--task", help="Task file (TOML) with data, batch, seed and steps.")]
+_Data = Annotated[
+    str | None, typer.Option("--data", help="mnist, digits, or a .npz or .safetensors file.", metavar="NAME")
+]
+_Batch = Annotated[int | None, typer.Option("--batch", min=1, help="Samples of a batch.")]
+_Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Steps: schedules and counters go this far.")]
+_Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Seed of initial weights and batch order.")]
+_Threads = Annotated[int, typer.Option("--threads", min=1, max=1024, help="CPU threads.")]
+
+
+@command(app, "check")
+def check(
+    call: Invocation,
+    file: _File,
+    task: _Task = None,
+    data: _Data = None,
+    batch: _Batch = None,
+    steps: _Steps = None,
+    seed: _Seed = None,
+    threads: _Threads = 1,
+) -> int:
+    """Compile a step: what it costs to run, or everything that keeps it from compiling, at its lines.
+
+    Without data, the step file's example_batch() says what a batch looks like. Exit code 2 if it does not compile.
+    """
+    from node.cli.program_subject import Subject, set_threads, view_of
+
+    set_threads(threads)
+    from proofs.exact.compiler.errors import CompileError
+
+    subject = Subject.of(file, task, data, batch, steps, seed)
+    started = time.perf_counter()
+    try:
+        prepared = subject.prepare()
+    except CompileError as error:
+        return _refused(call.out, file, error)
+    compile_s, compiled = time.perf_counter() - started, prepared.compiled
+    from node.cli.program_view import data_size, figures_document
+
+    view, report = view_of(compiled), compiled.report(measure=False)
+    step_s = _seconds_per_step(subject, prepared, threads)
+    document = {
+        "ok": True,
+        "file": str(file),
+        "data": subject.material.name,
+        "parameters": report.parameters,
+        **figures_document(view.figures()),
+        "peak_bytes": report.peak_bytes,
+        "seconds_per_step": step_s,
+        "threads": threads,
+        "compile_seconds": compile_s,
+    }
+    rows = [("parameters", f"{report.parameters:,}"), *figure_rows(view)]
+    rows.append(("memory of a step", f"at most {data_size(report.peak_bytes)}"))
+    rows.append(("time of a step here", f"{step_s:.3g} s on {threads} thread{'s' if threads > 1 else ''}"))
+    call.out.emit(document, Fields(f"{file.name} compiles, in {compile_s:.1f} s, on {subject.material.name}", rows))
+    return 0
 
 
 @command(app, "show", needs=Needs.NETWORK)
@@ -26,79 +90,154 @@ def show(
     call: Invocation,
     what: Annotated[str, typer.Argument(help="Step file (.py), encoded program, or id of a task.", metavar="WHAT")],
     html: Annotated[Path | None, typer.Option("--html", help="Write a page with the graph to this file.")] = None,
+    save: Annotated[Path | None, typer.Option("--save", help="Write the encoded program to this file.")] = None,
+    task: _Task = None,
+    data: _Data = None,
+    batch: _Batch = None,
+    steps: _Steps = None,
+    seed: _Seed = None,
 ) -> None:
     """Show a program: each operation with its shape, bits, scale and interval, under the line it came from."""
-    view, title = _find(call, what)
-    document = {"title": title} | view.document()
+    from node.cli.program_subject import Subject, find_program, view_of
+
+    if what.endswith(".py"):
+        compiled = Subject.of(Path(what), task, data, batch, steps, seed).prepare_or_explain().compiled
+        view, title = view_of(compiled), Path(what).name
+    else:
+        view, title = find_program(call, what)
+    document = {"title": title, **view.document()}
+    if save is not None:
+        from proofs.exact.encoding import encode_program
+
+        _write(save, encode_program(view.program))
+        document["program"] = str(save)
     if html is not None:
         from node.cli.program_page import page
 
-        _write(html, page(view, title))
-        call.out.emit(
-            document | {"page": str(html)}, Fields(f"{title}: the page is {html}", figure_rows(view.figures()))
-        )
-        return
-    call.out.emit(document, Fields(title, figure_rows(view.figures())), "", "\n".join(view.listing()))
+        _write(html, page(view, title).encode())
+        document["page"] = str(html)
+    written = [f"{what}: {path}" for what, path in (("page", html), ("program", save)) if path is not None]
+    listing = [] if written else ["", "\n".join(view.listing())]
+    call.out.emit(document, Fields(title, figure_rows(view)), *written, *listing)
 
 
-def figure_rows(figures: Figures) -> list[tuple[str, str]]:
-    from node.cli.program_view import data_size, quantity
+@command(app, "compare")
+def compare(
+    call: Invocation,
+    file: _File,
+    task: _Task = None,
+    data: _Data = None,
+    batch: _Batch = None,
+    steps: _Steps = None,
+    seed: _Seed = None,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Runs, each with other weights and order.")] = 1,
+    every: Annotated[int | None, typer.Option("--every", min=1, help="Steps between two looks.")] = None,
+    test_samples: Annotated[int, typer.Option("--test-samples", min=1, help="Held-out samples of a look.")] = 2000,
+    plot: Annotated[Path | None, typer.Option("--plot", help="Draw the curves into this PNG file.")] = None,
+    threads: _Threads = 1,
+) -> int:
+    """Train float32 and exact side by side, from the same weights, over the same batches; show both and the gap.
 
+    Ctrl+C ends it with what there is.
+    """
+    from node.cli.program_subject import Subject, explained, set_threads
+    from node.cli.signals import stop_on_signals
+
+    set_threads(threads)
+    import node.training.compare as training
+    from node.cli.comparison_view import comparison_blocks, comparison_document, curve_panels, point_note
+    from node.cli.curves import text_plot, write_png
+    from proofs.exact.compiler.errors import CompileError
+    from proofs.exact.settings import Settings
+
+    subject = Subject.of(file, task, data, batch, steps, seed)
+    runs: list[Comparison] = []
+    with stop_on_signals(call.out) as request:
+        for offset in range(seeds):
+            with call.out.progress(f"seed {subject.seed + offset}") as progress:
+                try:
+                    prepared = subject.prepare(offset)
+                    run = training.compare(
+                        subject.step,
+                        subject.material,
+                        prepared,
+                        seed=subject.seed + offset,
+                        steps=subject.steps,
+                        every=every or max(1, subject.steps // 20),
+                        test_samples=test_samples,
+                        settings=Settings(threads=threads),
+                        watch=lambda done, now: progress.update(done, subject.steps, point_note(now)),
+                        stop=request.event.is_set,
+                    )
+                except CompileError as error:
+                    raise explained(file, error) from error
+            runs.append(run)
+            if request.event.is_set():
+                break
+    panels = curve_panels(runs)
+    document = comparison_document(file.name, subject.material.name, runs)
+    if plot is not None:
+        try:
+            write_png(plot, panels, title=file.name)
+        except OSError as error:
+            raise _unwritable(plot, error) from error
+        document["plot"] = str(plot)
+    drawn = [text_plot(panel) for panel in panels]
+    call.out.emit(document, *comparison_blocks(runs), *drawn, *([f"curves: {plot}"] if plot else []))
+    return request.exit_code
+
+
+def figure_rows(view: ProgramView) -> list[tuple[str, str]]:
+    """The figures of a program, for people."""
+    from node.cli.program_view import data_size, place, quantity
+
+    figures = view.figures()
+    origin = view.origin(figures.widest)
+    where = f", {place(origin)}  {origin.location.code}" if origin else ""
     return [
         ("operations", f"{figures.operations:,}: " + ", ".join(f"{name} {count}" for name, count in figures.by_opcode)),
-        ("multiply-accumulates", quantity(figures.macs)),
-        ("widest intermediate", f"{figures.widest_bits} bits, %{figures.widest}"),
+        ("multiply-accumulates", f"{quantity(figures.macs)} a step"),
+        ("widest intermediate", f"{figures.widest_bits} bits: {view.name(figures.widest)}{where}"),
         ("state", data_size(figures.state_bytes)),
         ("constants", f"{figures.constants}, {data_size(figures.constant_bytes)}"),
         ("program", f"{figures.program_bytes:,} bytes"),
-        ("root", "0x" + figures.root.hex()),
+        ("program root", "0x" + figures.root.hex()),
     ]
 
 
-def _find(call: Invocation, what: str) -> tuple[ProgramView, str]:
-    """The program that `what` names: a file of either kind, else a task on chain."""
-    from node.cli.program_view import ProgramView
-    from proofs.exact.encoding import decode_program
-    from proofs.exact.program import ProgramError
-    from proofs.exact.tensor_type import TensorError
-    from proofs.exact.wire import FormatError
-
-    path = Path(what)
-    if path.is_file():
-        data = path.read_bytes()
-        if not data.startswith(_MAGIC):
-            raise UsageError(f"{path} is neither a step file (.py) nor an encoded program", code="U-51")
-        try:
-            return ProgramView(decode_program(data)), path.name
-        except (FormatError, ProgramError, TensorError) as error:
-            raise UsageError(
-                f"{path} is not a whole program: {error}",
-                code="U-51",
-                hint="it was cut, altered, or is of another version",
-            ) from error
-    if path.suffix or "/" in what:
-        raise UsageError(f"no such file: {what}", code="U-50", hint="a step file (.py), a program, or a task id")
-    return _of_task(call, what)
+def _refused(out: Output, file: Path, error: CompileError) -> int:
+    """Every problem at once."""
+    problems = error.as_data()
+    message = f"{file.name} does not compile: {len(problems)} problem{'s' if len(problems) != 1 else ''}"
+    hint = "docs/exact-training.md says what can be written instead"
+    document = {"ok": False, "file": str(file), "problems": problems}
+    document["error"] = {"code": "U-55", "message": message, "hint": hint}
+    out.emit(document, "\n\n".join([*map(str, error.problems), f"{message}. {hint}"]))
+    return UsageError.exit_code
 
 
-def _of_task(call: Invocation, what: str) -> tuple[ProgramView, str]:
-    from node.cli.chain_view import find_task, hex_id
-    from node.cli.program_view import ProgramView
-    from proofs.exact.encoding import decode_program
+def _seconds_per_step(subject: Subject, prepared: Prepared, threads: int) -> float:
+    """The median of a few steps; the first, which makes kernels ready, is left out."""
+    from node.training.compare import run_steps
+    from proofs.exact.settings import Settings
 
-    with call.context() as context:
-        from node.request.view import REQUESTER
-        from node.taskbook import TaskBook
+    steps = min(_TIMED_STEPS, subject.steps)
+    settings = Settings(threads=threads)
+    times = run_steps(
+        subject.material, prepared, seed=subject.seed, steps=steps, settings=settings, limit_s=_TIMING_LIMIT_S
+    )
+    later = sorted(times[1:] or times)
+    return later[len(later) // 2]
 
-        spec = find_task(context, what).spec
-        book = TaskBook(spec, context.reading_gateway, context.domain, context.client.node_of, None, REQUESTER)
-        return ProgramView(decode_program(book.program())), f"task {hex_id(spec.task_id)[:10]}"
 
-
-def _write(path: Path, text: str) -> None:
+def _write(path: Path, data: bytes) -> None:
     from node.files import write_whole
 
     try:
-        write_whole(path, text.encode())
+        write_whole(path, data)
     except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}", code="C-01", hint="choose another file") from error
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> ConfigError:
+    return ConfigError(f"cannot write {path}: {error.strerror}", code="C-01", hint="choose another file")

@@ -31,11 +31,15 @@ function adopt(group, parent) {
   (group.groups || []).forEach((child) => adopt(child, group));
   group.macs = 0;
   group.mix = {};
+  const targets = new Set();
   for (let n = group.first; n <= group.last; n++) {
     group.macs += values[n].macs;
     const kind = classOf[values[n].opcode] || "arithmetic";
     group.mix[kind] = (group.mix[kind] || 0) + 1;
+    const source = sources[values[n].source];
+    if (source && source.target) targets.add(source.target.replace(/^aten\./, "").replace(/\.(default|Tensor|Scalar|int)$/, ""));
   }
+  group.targets = [...targets];
 }
 adopt(groups, null);
 const count = (group) => group.last - group.first + 1;
@@ -158,6 +162,7 @@ function overview(group) {
   el("facts").replaceChildren(
     make("h2", {}, group.label),
     make("div", { class: "hint" }, summary(group) + (group.where ? ` · ${group.where}` : "")),
+    ...(group.targets.length && group.parent ? [make("pre", {}, group.targets.join("  "))] : []),
     ...list("Most work", costly, (value) => `${quantity(value.macs)} MACs`),
     ...list("Widest values", widest, (value) => `${value.bits} bits`),
   );
@@ -317,7 +322,11 @@ function textWidth(text, font) { ruler.font = font; return ruler.measureText(tex
 const clip = (text, n) => (text.length > n ? text.slice(0, n - 1) + "…" : text);
 function words(node) {
   if (node.label) return [node.label, "new state"];
-  if (node.group) return [clip(node.group.label, 46), node.stub ? "elsewhere" : summary(node.group)];
+  if (node.group) {
+    const { targets } = node.group;
+    const what = targets.length ? clip(targets.slice(0, 3).join(" "), 34) + (targets.length > 3 ? " …" : "") + " · " : "";
+    return [clip(node.group.label, 46), node.stub ? "elsewhere" : what + summary(node.group)];
+  }
   const value = values[node.value];
   return [clip(value.name || value.spelled, 44), `${value.shape} · ${value.bits} bits · frac ${value.frac}`];
 }

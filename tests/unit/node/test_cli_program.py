@@ -18,6 +18,8 @@ from proofs.exact.program import Program
 from proofs.exact.ranges import ValueInfo
 from tests.support.programs import linear_regression, mlp
 
+ROOT = Path(__file__).resolve().parents[3]
+
 
 def document(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     found = json.loads(capsys.readouterr().out)
@@ -56,8 +58,9 @@ def test_a_cut_program_and_a_foreign_file_are_refused(file: Path, capsys: pytest
         file.write_bytes(wrong)
         assert run(["program", "show", str(file), "--json"]) == 2
         assert document(capsys)["error"]["code"] == "U-51"
-    assert run(["program", "show", str(file.parent / "none.py"), "--json"]) == 2
-    assert document(capsys)["error"]["code"] == "U-50"
+    for name, code in (("none.bin", "U-50"), ("none.py", "U-44")):
+        assert run(["program", "show", str(file.parent / name), "--json"]) == 2
+        assert document(capsys)["error"]["code"] == code
 
 
 def test_a_page_is_one_file_that_asks_the_network_for_nothing(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -133,3 +136,81 @@ def test_a_crowd_of_groups_is_bundled() -> None:
 )
 def test_intervals_read_well_and_stay_exact(lo: int, hi: int, text: str) -> None:
     assert interval(ValueInfo((), 0, lo, hi)) == text
+
+
+@pytest.fixture
+def step_file(tmp_path: Path) -> Path:
+    """The step that docs/exact-training.md shows to a newcomer."""
+    guide = (ROOT / "docs" / "exact-training.md").read_text(encoding="utf-8")
+    (code,) = [block for block in re.findall(r"```python\n(.*?)```", guide, re.DOTALL) if "def step(" in block]
+    path = tmp_path / "my_step.py"
+    path.write_text(code)
+    return path
+
+
+def test_the_step_of_the_guide_compiles_and_says_what_it_costs(
+    step_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["program", "check", str(step_file), "--json"]) == 0
+    found = document(capsys)
+    assert found["parameters"] == 20 * 32 + 32 + 32 * 3 + 3
+    assert found["multiply_accumulates"] == 64 * (2 * 20 * 32 + 3 * 32 * 3)  # no gradient of the input is needed
+    assert 16 < found["widest_bits"] < 64
+    assert found["seconds_per_step"] > 0
+    assert found["peak_bytes"] > found["state_bytes"]
+
+
+def test_a_program_is_shown_under_the_lines_of_its_step(step_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    saved = step_file.with_suffix(".bin")
+    assert run(["program", "show", str(step_file)]) == 0
+    text = capsys.readouterr().out
+    assert re.search(r"^my_step.py:\d+  return F.cross_entropy\(functional_call", text, re.MULTILINE)
+    assert re.search(r"^my_step.py:\d+  momenta = .*0.9", text, re.MULTILINE)
+    assert run(["program", "show", str(step_file), "--save", str(saved), "--json"]) == 0
+    root = document(capsys)["figures"]["program_root"]
+    assert run(["program", "show", str(saved), "--json"]) == 0
+    assert document(capsys)["figures"]["program_root"] == root
+
+
+def test_every_problem_of_a_step_is_told_at_once(step_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wrong = step_file.read_text().replace(
+        "    return params, momenta, loss\n",
+        "    strange = torch.special.bessel_j0(loss)\n    other = torch.linalg.det(params['2.weight'][:, :3])\n"
+        "    return params, momenta, loss + strange + other\n",
+    )
+    step_file.write_text(wrong)
+    assert run(["program", "check", str(step_file), "--json"]) == 2
+    found = document(capsys)
+    assert found["error"]["code"] == "U-55"
+    lines = wrong.splitlines()
+    told = {lines[problem["line"] - 1].strip() for problem in found["problems"]}
+    assert told >= {"strange = torch.special.bessel_j0(loss)", "other = torch.linalg.det(params['2.weight'][:, :3])"}
+    assert all(problem["why"] for problem in found["problems"])
+    assert run(["program", "show", str(step_file), "--json"]) == 2
+    assert document(capsys)["error"]["code"] == "U-55"
+
+
+def test_float32_and_exact_are_trained_beside_each_other(step_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plot = step_file.with_suffix(".png")
+    arguments = ["--steps", "60", "--every", "25", "--seeds", "2", "--plot", str(plot), "--json"]
+    assert run(["program", "compare", str(step_file), *arguments]) == 0
+    runs = document(capsys)["runs"]
+    assert [each["seed"] for each in runs] == [0, 1]
+    assert runs[0]["float32"]["losses"] != runs[1]["float32"]["losses"]
+    for each in runs:
+        assert each["steps"] == [0, 25, 50, 60]
+        for side in ("float32", "exact"):
+            assert each[side]["losses"][-1] < each[side]["losses"][0] / 4
+            assert each[side]["metrics"][-1]["accuracy"] > 0.95
+        assert abs(each["gap"]["training_loss"]) < 0.01
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_step_without_data_says_what_to_give(step_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    step_file.write_text(step_file.read_text().partition("def example_batch")[0])
+    for arguments in (["check"], ["compare"]):
+        assert run(["program", *arguments, str(step_file), "--json"]) == 2
+        error = document(capsys)["error"]
+        assert (error["code"], "example_batch()" in error["hint"]) == ("U-52", True)
+    assert run(["program", "check", str(step_file), "--data", "digits", "--batch", "2000", "--json"]) == 2
+    assert document(capsys)["error"]["code"] == "U-53"
