@@ -7,13 +7,16 @@ from collections.abc import Iterator, Sequence
 import pytest
 import torch
 
-from proofs.exact import kernels, known_answers, plan
+from proofs.exact import kernels, known_answers, unfused
 from proofs.exact.execute import run_unit
 from proofs.exact.kernels import Buffer, Call
 from proofs.exact.known_answers import QUESTIONS, answers, float64_matmul_is_exact, from_definition, trusted_kernels
 from proofs.exact.opcodes import Opcode
-from proofs.exact.plan import Plan
+from proofs.exact.settings import Settings
+from proofs.exact.unfused import UnfusedPlan
 from tests.support.programs import mlp, mlp_data, mlp_state
+
+UNFUSED = Settings(fuse=False)
 
 
 @pytest.fixture(autouse=True)
@@ -65,23 +68,23 @@ def test_a_wrong_kernel_is_found_and_the_roots_stay_right(
     opcode: Opcode, wrong: kernels.Kernel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     program, data = mlp(samples=12, widths=(5, 4, 3), batch=4), mlp_data(12, 5, 3)
-    right = run_unit(program, mlp_state(program), data, 9, 2, 1)
+    right = run_unit(program, mlp_state(program), data, 9, 2, 1, settings=UNFUSED)
     trusted_kernels.cache_clear()
     monkeypatch.setitem(kernels.KERNELS, opcode, wrong)
     # The float64 product passes its own check, so without this the int64 one would not be asked.
-    monkeypatch.setattr(plan, "float64_matmul_is_exact", lambda: False)
+    monkeypatch.setattr(unfused, "float64_matmul_is_exact", lambda: False)
     assert trusted_kernels()[opcode] is not wrong
-    assert run_unit(program, mlp_state(program), data, 9, 2, 1) == right
+    assert run_unit(program, mlp_state(program), data, 9, 2, 1, settings=UNFUSED) == right
     assert opcode.name.lower() in caplog.text
 
 
 def test_without_exact_float64_products_int64_gives_the_same_roots(monkeypatch: pytest.MonkeyPatch) -> None:
     program, data = mlp(samples=12, widths=(5, 4, 3), batch=4), mlp_data(12, 5, 3)
-    right = run_unit(program, mlp_state(program), data, 9, 3, 1)
-    assert kernels.matmul_float64 in {step.kernel for step in Plan.of(program).instructions}
-    monkeypatch.setattr(plan, "float64_matmul_is_exact", lambda: False)
-    assert kernels.matmul_float64 not in {step.kernel for step in Plan.of(program).instructions}
-    assert run_unit(program, mlp_state(program), data, 9, 3, 1) == right
+    right = run_unit(program, mlp_state(program), data, 9, 3, 1, settings=UNFUSED)
+    assert kernels.matmul_float64 in {step.kernel for step in UnfusedPlan.of(program).instructions}
+    monkeypatch.setattr(unfused, "float64_matmul_is_exact", lambda: False)
+    assert kernels.matmul_float64 not in {step.kernel for step in UnfusedPlan.of(program).instructions}
+    assert run_unit(program, mlp_state(program), data, 9, 3, 1, settings=UNFUSED) == right
 
 
 def test_a_blas_that_rounds_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

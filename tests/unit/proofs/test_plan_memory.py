@@ -10,9 +10,10 @@ import torch
 from proofs.exact.builder import Handle, ProgramBuilder
 from proofs.exact.execute import run_unit
 from proofs.exact.known_answers import from_torch
-from proofs.exact.plan import Plan
 from proofs.exact.reference import reference_step
+from proofs.exact.settings import Settings
 from proofs.exact.tensor import ExactTensor, TensorType
+from proofs.exact.unfused import UnfusedPlan
 
 SHAPING = ("reshape", "broadcast")
 SQUARE = TensorType((3, 3), 16)
@@ -80,15 +81,25 @@ BODIES = (
 )
 
 
+@pytest.mark.parametrize("settings", [Settings(), Settings(fuse=False)], ids=["fused", "torch"])
 @pytest.mark.parametrize("body", BODIES, ids=lambda body: body.__name__)
-def test_writing_over_dead_values_changes_no_result(body: Body) -> None:
+def test_writing_over_dead_values_changes_no_result(body: Body, settings: Settings) -> None:
     b = ProgramBuilder()
     m = b.state("m", SQUARE)
     b.update("m", b.saturate(body(b, m), bits=16))
     program = b.build()
     start = {"m": ExactTensor(SQUARE, torch.arange(-4, 5).reshape(3, 3) ** 3)}
     seen: list[dict[str, object]] = []
-    run_unit(program, start, {}, 0, 3, 3, on_step=lambda _, after: seen.append({"m": from_torch(after["m"].values)}))
+    run_unit(
+        program,
+        start,
+        {},
+        0,
+        3,
+        3,
+        on_step=lambda _, after: seen.append({"m": from_torch(after["m"].values)}),
+        settings=settings,
+    )
     wanted = {"m": from_torch(start["m"].values)}
     for after in seen:
         wanted = reference_step(program, wanted, {}, 0)
@@ -100,5 +111,5 @@ def test_a_chain_of_elementwise_operations_allocates_once() -> None:
     m = b.state("m", SQUARE)
     x = b.relu(b.mul(b.add(m, b.constant(1)), b.constant(3)))
     b.update("m", b.rescale(x, frac=0, bits=16))
-    reused = [step.call.reuse for step in Plan.of(b.build()).instructions if step.kernel.__name__ not in SHAPING]
+    reused = [step.call.reuse for step in UnfusedPlan.of(b.build()).instructions if step.kernel.__name__ not in SHAPING]
     assert reused == [None, 0, 0, 0]
