@@ -245,6 +245,22 @@ class Writer:
         x = self.b.relu(self.value())
         return self.b.isqrt(x if x.frac % 2 == 0 else self.scaled(x, x.frac - 1))
 
+    def isqrt_beside_a_square(self) -> Handle:
+        b, x = self.b, self.within(self.value(), 31)
+        root = b.add(x, b.constant(1_963_000_000, frac=x.frac))  # up to 2^31.5, as far as squares fit
+        square = b.mul(root, root)
+        return b.isqrt(b.relu(b.sub(square, b.constant(self.upto(1), frac=square.frac))))
+
+    def beside_its_own_view(self) -> Handle:
+        """One memory under two names in one operation, which must not write over it."""
+        b, (x, axis) = self.b, self.with_axis(self.within(self.value(), 40))
+        x, length = b.mul(x, b.constant(3)), x.shape[axis]
+        if length > 1 and self.upto(1):
+            return b.sub(b.slice(x, axis, 1, length), b.slice(x, axis, 0, length - 1))
+        side = math.isqrt(x.info.elements)
+        square = b.reshape(b.slice(b.reshape(x, (x.info.elements,)), 0, 0, side * side), (side, side))
+        return b.sub(square, b.transpose(square))
+
     def random(self) -> Handle:
         stream, bits = self.choose(0, 1, 2**63 - 1), self.choose(1, 8, 16, 31, 32)
         return self.b.random(self.scalar(), stream=stream, bits=bits, shape=self.some_shape())
@@ -326,8 +342,10 @@ MOVES: Final[tuple[Callable[[Writer], Handle], ...]] = (
     Writer.concat,
     Writer.select,
     Writer.isqrt,
+    Writer.isqrt_beside_a_square,
     Writer.random,
     Writer.check,
+    Writer.beside_its_own_view,
     Writer.softmax,
     Writer.normalise,
     # What real steps have most of, once more:
