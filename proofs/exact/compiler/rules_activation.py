@@ -13,7 +13,7 @@ import torch
 from proofs.exact.builder import Handle
 from proofs.exact.compiler import arithmetic, tables
 from proofs.exact.compiler.lowering import Lowering, rule
-from proofs.exact.compiler.rules_elementwise import real_number
+from proofs.exact.compiler.rules_elementwise import clamp, real_number
 
 aten = torch.ops.aten
 
@@ -34,6 +34,11 @@ def threshold_backward(lo: Lowering, grad: Handle, x: Handle, threshold: float) 
     if threshold != 0:
         raise lo.unsupported(f"a threshold of {threshold}", "use relu")
     return lo.b.select(lo.b.positive(x), grad, lo.b.constant(0, frac=grad.frac))
+
+
+@rule(aten.hardtanh.default, exact=True)
+def hardtanh(lo: Lowering, x: Handle, least: float = -1, most: float = 1) -> Handle:
+    return clamp(lo, x, least, most)
 
 
 @rule(aten.leaky_relu.default)
@@ -120,6 +125,17 @@ def softplus(lo: Lowering, x: Handle, beta: float = 1, threshold: float = 20) ->
 def softplus_backward(lo: Lowering, grad: Handle, x: Handle, beta: float, threshold: float) -> Handle:
     z = arithmetic.scale(lo.b, x, real_number(lo, beta))
     return arithmetic.mul(lo.b, grad, arithmetic.smooth(lo.b, z, tables.sigmoid()))
+
+
+@rule(aten.elu.default)
+def elu(lo: Lowering, x: Handle, alpha: float = 1, scale: float = 1, input_scale: float = 1) -> Handle:
+    """scale * (x if x > 0 else alpha * (e^(input_scale x) - 1))."""
+    b = lo.b
+    below = arithmetic.exp(b, arithmetic.scale(b, x, real_number(lo, input_scale)))
+    below = b.sub(below, arithmetic.constant(b, 1, below))
+    below = arithmetic.scale(b, below, real_number(lo, alpha) * real_number(lo, scale))
+    above = arithmetic.scale(b, x, real_number(lo, scale))
+    return b.select(b.positive(x), *arithmetic.align(b, above, below, lo.format.frac))
 
 
 # Exponentials and logarithms

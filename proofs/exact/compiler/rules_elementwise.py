@@ -109,10 +109,17 @@ def addcmul(lo: Lowering, x: Handle, y: Handle, z: Handle, *, value: float = 1) 
 
 @rule(aten.addcdiv.default)
 def addcdiv(lo: Lowering, x: Handle, y: Handle, z: Handle, *, value: float = 1) -> Handle:
-    """x + value * y / z. The quotient keeps what value * y / z can show in the result, and some guard bits."""
-    factor = real_number(lo, value)
-    shown = lo.format.frac + (math.frexp(float(abs(factor)))[1] if factor else 0)
-    return _add(lo, x, quotient(lo, y, z, max(shown + QUOTIENT_GUARD_BITS, QUOTIENT_FRAC)), factor)
+    """x + value * y / z. The quotient keeps what it can show in the result, and some guard bits; it saturates
+    where the result would.
+    """
+    factor, form = real_number(lo, value), lo.format
+    exponent = math.frexp(float(abs(factor)))[1]
+    frac = max(form.frac + exponent + QUOTIENT_GUARD_BITS, QUOTIENT_FRAC)
+    share = quotient(lo, y, z, frac)
+    bits = max(form.bits - form.frac + share.frac - exponent + 2, 2)
+    if factor and share.bits > bits:
+        share = lo.b.saturate(share, bits=bits)
+    return _add(lo, x, share, factor)
 
 
 @rule(aten.lerp.Scalar, aten.lerp.Tensor)
@@ -334,6 +341,12 @@ def truth_of(lo: Lowering, x: Handle) -> Handle:
     if x.frac != 0 or x.lo < 0 or x.hi > 1:
         raise lo.unsupported("a logical operation on numbers that are not 0 or 1", "compare first: x != 0")
     return x
+
+
+@rule(aten.isnan.default, exact=True)
+def isnan(lo: Lowering, x: Handle) -> Handle:
+    """No integer is."""
+    return lo.b.broadcast(lo.b.constant(0), x.shape)
 
 
 # Choices
