@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -124,11 +125,16 @@ def result(
             "task": hex_id(saved.task),
             "path": str(saved.path),
             "state_root": hex_id(saved.state_root),
-            "layers": list(saved.layers),
+            "parameters": saved.parameters,
+            "tensors": {name: list(shape) for name, shape in saved.shapes.items()},
             "bytes": saved.bytes_written,
         }
         rows = [("file", f"{saved.path}, {saved.bytes_written / 2**10:.1f} KiB")]
-        rows += [("layers", " - ".join(str(layer) for layer in saved.layers)), ("state root", hex_id(saved.state_root))]
+        rows += [
+            ("parameters", f"{saved.parameters:,} in {len(saved.shapes)} tensors: {_some_names(saved.shapes)}"),
+            ("state root", hex_id(saved.state_root)),
+            ("load it", saved.how_to_load),
+        ]
         call.out.emit(document, Fields("the trained model, equal to the chain's state root", rows))
 
 
@@ -210,6 +216,11 @@ def close(call: Invocation, task: TaskArgument) -> None:
         if shown.state.escrow or context.client.market_credit(shown.spec.requester):
             calls.append(transactions.withdraw(context.deployment, shown.spec.requester))
         _send(call, context, hex_id(shown.task_id), calls)
+
+
+def _some_names(names: Iterable[str], most: int = 4) -> str:
+    shown = list(names)
+    return ", ".join(shown[:most]) + (", ..." if len(shown) > most else "")
 
 
 def _run_agent(context: NodeContext, task: Any, stop: Any) -> None:

@@ -75,7 +75,7 @@ def prepare_task(
         program_blob=program.blob,
         initial_state_blob=initial.blob,
         shards=tuple(entries),
-        model=ModelCard(kind=file.model.kind or "mlp", layers=plan.layers),
+        model=model_card(file, plan),
         private=private,
     )
     manifest_blob = _public("manifest", manifest.to_bytes())
@@ -101,6 +101,13 @@ def prepare_task(
         is_private=private,
     )
     return PreparedTask(file.task.name, spec, manifest, (program, initial, *shards, manifest_blob))
+
+
+def model_card(file: TaskFile, plan: Plan) -> ModelCard:
+    """What the manifest says of the model, for people: the built-in MLP and its widths, or the step file's name."""
+    if file.model.hidden is None:
+        return ModelCard(kind=plan.step.name[:64], layers=())
+    return ModelCard(kind="mlp", layers=(plan.dataset.features, *file.model.hidden, plan.dataset.classes))
 
 
 def _public(what: str, data: bytes) -> OutgoingBlob:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
-
-from safetensors.torch import save
 
 from node.context import NodeContext
 from node.files import write_whole
@@ -16,8 +15,8 @@ from node.request.view import REQUESTER
 from node.states import fetch_state
 from node.taskbook import TaskBook, blobs_of
 from node.taskfeed import TaskFeed
-from node.training.float32 import layers_of, to_state_dict
 from proofs.exact.state import State, decode_state
+from proofs.exact.state_dict import PARAMS, WeightsError, safetensors_bytes
 from protocol.errors import ConfigError, StateError
 from protocol.types import ZERO32, TaskId, TaskSpec, TaskStatus
 
@@ -29,15 +28,25 @@ class SavedResult:
     path: Path
     task: TaskId
     state_root: bytes
-    layers: tuple[int, ...]
+    shapes: Mapping[str, tuple[int, ...]]
+    """Of the parameters, by the names that the file has them under."""
     bytes_written: int
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers the model has."""
+        return sum(prod(shape) for shape in self.shapes.values())
+
+    @property
+    def how_to_load(self) -> str:
+        return f'module.load_state_dict(safetensors.torch.load_file("{self.path.name}"))'
 
 
 def save_result(context: NodeContext, task_id: TaskId, path: Path | str) -> SavedResult:
-    """Writes the model as safetensors, under the names of `torch.nn.Sequential(Linear, ReLU, ..., Linear)`.
+    """Writes the trained parameters as safetensors, float32, under the names that the step gave them.
 
-    The metadata name the task and the state root. Raises as `fetch_result`, and ConfigError C-01 if `path` cannot be
-    written.
+    The metadata name the task and the state root. Raises as `fetch_result`, StateError S-50 if the state has no
+    parameters, and ConfigError C-01 if `path` cannot be written.
     """
     path = Path(path)
     if path.is_dir():
@@ -45,20 +54,23 @@ def save_result(context: NodeContext, task_id: TaskId, path: Path | str) -> Save
             f"cannot write {path}: it is a directory", code="C-01", hint=f"-o {path / 'model.safetensors'}"
         )
     root, state = fetch_result(context, task_id)
-    layers = layers_of(state)
-    metadata = {
-        "avenue.task": "0x" + task_id.hex(),
-        "avenue.state_root": "0x" + root.hex(),
-        "avenue.model": json.dumps({"kind": "mlp", "layers": layers}),
-    }
-    data = save({name: tensor.contiguous() for name, tensor in to_state_dict(state).items()}, metadata)
+    metadata = {"avenue.task": "0x" + task_id.hex(), "avenue.state_root": "0x" + root.hex()}
+    try:
+        data = safetensors_bytes(state, metadata)
+    except WeightsError as error:
+        raise StateError(
+            f"the task trained no parameters: {error}",
+            code="S-50",
+            hint="it was not made by `avenue task submit` of this version",
+        ) from error
     try:
         write_whole(path, data)
     except OSError as error:
         raise ConfigError(
             f"cannot write {path}: {error.strerror}", code="C-01", hint="choose another file with -o"
         ) from error
-    return SavedResult(path, task_id, root, layers, len(data))
+    shapes = {name.removeprefix(PARAMS): tensor.type.shape for name, tensor in state.items() if name.startswith(PARAMS)}
+    return SavedResult(path, task_id, root, shapes, len(data))
 
 
 def fetch_result(context: NodeContext, task_id: TaskId) -> tuple[bytes, State]:

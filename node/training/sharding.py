@@ -7,14 +7,10 @@ with one static number of samples trains them all. Fewer than `shards` samples a
 from __future__ import annotations
 
 import numpy as np
-import torch
 from eth_abi.abi import encode
 
-from node.training.datasets import InputScale, Split
+from node.training.datasets import Split
 from proofs.exact.permutation import batch_indices
-from proofs.exact.state import State
-from proofs.exact.tensor import ExactTensor
-from proofs.exact.tensor_type import TensorType, bits_for
 from proofs.hashing import keccak, tag
 from protocol.errors import UsageError
 
@@ -34,16 +30,6 @@ def split_into_shards(samples: Split, shards: int, seed: int) -> tuple[Split, ..
     size = samples.samples // shards
     order = np.array(batch_indices(derived_seed("avenue.shards.v1", seed), 0, samples.samples, size * shards))
     return tuple(samples.take(part) for part in order.reshape(shards, size))
-
-
-def shard_state(shard: Split, scale: InputScale, classes: int) -> State:
-    """A shard as the tensors that a program reads: x [samples, features], y [samples] of class labels."""
-    x_type = TensorType(shard.x.shape, scale.bits, scale.stored_frac)
-    y_type = TensorType(shard.y.shape, bits_for(0, classes - 1), 0)
-    return {
-        "x": ExactTensor(x_type, torch.from_numpy(shard.x.astype(np.int64) - scale.offset)),
-        "y": ExactTensor(y_type, torch.from_numpy(shard.y)),
-    }
 
 
 def derived_seed(purpose: str, seed: int) -> int:

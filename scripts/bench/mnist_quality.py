@@ -22,8 +22,7 @@ import torch
 
 from node.request.task_file import TaskFile, load_task_file
 from node.training.float32 import evaluate, train_float32
-from node.training.mlp import loss_of
-from node.training.plan import prepare_plan, run_plan
+from node.training.plan import loss_of, prepare_plan, run_plan
 from proofs.exact.state import State
 
 
@@ -46,6 +45,7 @@ def measure(task: TaskFile) -> Quality:
     test = plan.dataset.test
     if test is None:
         raise SystemExit("this data set has no test part")
+    numbers = plan.dataset.numbers(test)
     states: list[State] = []
     started = time.perf_counter()
     run = run_plan(plan, on_round=lambda _, state: states.append(state))
@@ -55,8 +55,10 @@ def measure(task: TaskFile) -> Quality:
     float32_s = time.perf_counter() - started
     return Quality(
         seed=plan.seed,
-        accuracy_by_round=tuple(evaluate(state, test, plan.dataset.scale) for state in states),
-        float32_accuracy=evaluate(twin, test, plan.dataset.scale),
+        accuracy_by_round=tuple(
+            evaluate(plan.step, plan.compiled.decode_params(state), numbers)["accuracy"] for state in states
+        ),
+        float32_accuracy=evaluate(plan.step, twin, numbers)["accuracy"],
         training_loss=loss_of(run.final_state),
         final_state_root=run.rounds[-1].output.hex(),
         exact_s=exact_s,

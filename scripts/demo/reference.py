@@ -24,18 +24,19 @@ from proofs.exact.state import state_root  # noqa: E402
 def main() -> None:
     kind, task_file = sys.argv[1], Path(sys.argv[2])
     plan = prepare_plan(load_task_file(task_file))
-    test, scale = plan.dataset.test, plan.dataset.scale
-    if test is None:
+    if plan.dataset.test is None:
         raise SystemExit(f"{task_file} has no test samples to compare on")
+    test = plan.dataset.numbers(plan.dataset.test)
     started = time.monotonic()
     if kind == "exact":
         state = run_plan(plan).final_state
         seconds = time.monotonic() - started
-        document = {"accuracy": evaluate(state, test, scale), "final_state_root": "0x" + state_root(state).hex()}
+        params = plan.compiled.decode_params(state)
+        document = {**evaluate(plan.step, params, test), "final_state_root": "0x" + state_root(state).hex()}
     else:
-        module = train_float32(plan)
+        params = train_float32(plan)
         seconds = time.monotonic() - started
-        document = {"accuracy": evaluate(module, test, scale)}
+        document = {**evaluate(plan.step, params, test)}
     print(json.dumps({**document, "train_s": round(seconds, 2)}))
 
 

@@ -108,7 +108,13 @@ def test_a_task_is_posted_trained_paid_and_fetched(market: Cli, tmp_path: Path) 
     model = tmp_path / "model.safetensors"
     result = market.run("task", "result", task, "-o", str(model), "--dev-account", REQUESTER, "--json")
     assert result.code == 0, result.stdout
-    assert result.document["layers"] == [64, 16, 10]
+    assert result.document["tensors"] == {
+        "0.bias": [16],
+        "0.weight": [16, 64],
+        "2.bias": [10],
+        "2.weight": [10, 16],
+    }
+    assert result.document["parameters"] == 16 * 64 + 16 + 10 * 16 + 10
     assert model.stat().st_size == result.document["bytes"]
     folder = market.run("task", "result", task, "-o", str(tmp_path), "--dev-account", REQUESTER, "--json")
     assert (folder.code, folder.error["code"]) == (3, "C-01"), "a folder is no file, and no bug of ours"

@@ -63,9 +63,9 @@ def test_cheat_is_signed_for_by_nobody_who_recomputes(market: Market, monkeypatc
         saved = desk.get_checkpoint(key)
         assert saved is not None
         state = dict(decode_state(saved.state))
-        values = state["w1"].values.clone()
+        values = state["params.0.weight"].values.clone()
         values[0, 0] += 1
-        state["w1"] = ExactTensor(state["w1"].type, values)
+        state["params.0.weight"] = ExactTensor(state["params.0.weight"].type, values)
         desk.put_checkpoint(key, Checkpoint(saved.step, (*saved.roots[:-1], state_root(state)), encode_state(state)))
 
     monkeypatch.setattr(work, "train", cheat)

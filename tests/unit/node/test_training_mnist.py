@@ -21,7 +21,8 @@ def test_full_mnist_over_three_shards_matches_float32() -> None:
     test = plan.dataset.test
     assert test is not None
     assert (plan.dataset.train.samples, test.samples, len(plan.shards)) == (60_000, 10_000, 3)
-    exact = evaluate(run_plan(plan).final_state, test, plan.dataset.scale)
-    float32 = evaluate(train_float32(plan), test, plan.dataset.scale)
+    numbers = plan.dataset.numbers(test)
+    exact = evaluate(plan.step, plan.compiled.decode_params(run_plan(plan).final_state), numbers)["accuracy"]
+    float32 = evaluate(plan.step, train_float32(plan), numbers)["accuracy"]
     assert exact >= 0.965
     assert abs(exact - float32) <= 0.006, f"exact {exact}, float32 {float32}"

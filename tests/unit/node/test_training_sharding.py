@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.training.datasets import PIXELS, Split
-from node.training.sharding import derived_seed, shard_state, split_into_shards
+from node.training.datasets import Split
+from node.training.sharding import derived_seed, split_into_shards
 from protocol.errors import UsageError
 
 
@@ -43,14 +43,6 @@ def test_sorted_classes_are_spread_over_shards() -> None:
     labels = np.repeat(np.arange(10), 300)
     for part in split_into_shards(Split.labelled(labels.reshape(-1, 1), labels), 3, 1):
         assert np.bincount(part.y, minlength=10).min() > 60
-
-
-def test_pixels_are_stored_in_one_byte_each() -> None:
-    x = np.array([[0, 128, 255]], dtype=np.uint8)
-    stored = shard_state(Split.labelled(x, np.array([2])), PIXELS, 3)
-    assert stored["x"].values.tolist() == [[-128, 0, 127]]
-    assert len(stored["x"].to_bytes()) == 3
-    assert stored["y"].values.tolist() == [2]
 
 
 def test_purposes_do_not_share_a_seed() -> None:
