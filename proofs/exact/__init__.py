@@ -2,9 +2,9 @@
 
     from proofs.exact import compile as compile_step      a PyTorch training step becomes a program
 
-Modules that import torch: compiler, tensor, state, state_dict, kernels, known_answers, backend, plan, execute, aggregate,
-initialise. The rest (tensor_type, opcodes, definitions, ranges, program, wire, encoding, builder, reference, permutation)
-works on Python integers alone.
+Modules that import torch: compiler, tensor, state, state_dict, kernels, known_answers, backend, plan, execute,
+aggregate, initialise. The rest (tensor_type, opcodes, definitions, ranges, program, wire, encoding, builder,
+reference, permutation) works on Python integers alone.
 """
 
 from __future__ import annotations

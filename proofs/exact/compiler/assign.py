@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import fx
 
@@ -93,8 +94,12 @@ _SCALED = frozenset({"aten.mul.Tensor", "aten.mul.Scalar", "aten.div.Tensor", "a
 """The same, where the other operand is a number, or a scalar known beforehand."""
 
 
+_ROOTS = frozenset({"aten.sqrt.default", "aten.rsqrt.default"})
+
+
 def _squares(folded: Folded, inputs: Mapping[str, fx.Node], updates: Mapping[str, fx.Node]) -> set[fx.Node]:
-    """Squares, and sums, means and states fed by them: half of their bits are gone after the root."""
+    """Squares and what roots are taken of, with the sums, means and states between: half of their bits are gone after
+    the root."""
     squares: set[fx.Node] = set()
     known, live = set(folded.tables) | set(folded.constants), set(folded.live)
     while True:
@@ -102,6 +107,9 @@ def _squares(folded: Folded, inputs: Mapping[str, fx.Node], updates: Mapping[str
         for node in folded.live:
             if is_float(node) and node not in squares and _is_square(node, squares, known):
                 squares.add(node)
+        for node in reversed(folded.live):
+            if node in squares or _takes_root(node):
+                squares.update(operand for operand in _of_the_same_kind(node, known) if is_float(operand))
         for name, update in updates.items():
             if update in squares and is_float(inputs[name]):
                 squares.add(inputs[name])
@@ -116,12 +124,37 @@ def _is_square(node: fx.Node, squares: set[fx.Node], known: set[fx.Node]) -> boo
     first = args[0] if args else None
     if target == "aten.pow.Tensor_Scalar" and args[1] in (2, 2.0):
         return True
-    if target == "aten.mul.Tensor" and first is args[1]:
+    if target == "aten.mul.Tensor" and _base(first, known) is _base(args[1], known):
         return True
     if target == "aten.addcmul.default":
-        return args[1] is args[2] or first in squares
-    if target in _SCALED:
-        return first in squares and (args[1] in known or not isinstance(args[1], fx.Node))
-    if node.target in VIEWS or node.target in PARTS:
-        return first in squares
-    return target in _SUMS and any(operand in squares for operand in node.all_input_nodes)
+        return _base(args[1], known) is _base(args[2], known) or first in squares
+    return any(operand in squares for operand in _of_the_same_kind(node, known))
+
+
+def _of_the_same_kind(node: fx.Node, known: set[fx.Node]) -> list[fx.Node]:
+    """The operands that are squares if the node is one, and the other way round."""
+    target, args = str(node.target), node.args
+    first = args[0] if args and isinstance(args[0], fx.Node) else None
+    if target in _SUMS:
+        return [operand for operand in node.all_input_nodes if operand not in known]
+    if first is None or first in known:
+        return []
+    scaled = target in _SCALED and (args[1] in known or not isinstance(args[1], fx.Node))
+    same = scaled or node.target in VIEWS or node.target in PARTS or target == "aten.addcmul.default"
+    return [first] if same or _takes_root(node) else []
+
+
+def _takes_root(node: fx.Node) -> bool:
+    target = str(node.target)
+    return target in _ROOTS or (target == "aten.pow.Tensor_Scalar" and node.args[1] in (0.5, -0.5))
+
+
+def _base(argument: Any, known: set[fx.Node]) -> Any:
+    """What an argument is a multiple of: 0.01 * g is one of g."""
+    while isinstance(argument, fx.Node) and argument not in known:
+        args = argument.args
+        scaled = str(argument.target) in _SCALED and (args[1] in known or not isinstance(args[1], fx.Node))
+        if not scaled and argument.target not in VIEWS:
+            break
+        argument = args[0]
+    return argument if isinstance(argument, fx.Node) else object()

@@ -18,6 +18,7 @@ from torch import fx
 
 from proofs.exact.compiler.errors import Origin, Problem
 from proofs.exact.compiler.interpret import VIEWS, as_real, evaluate, val_of
+from proofs.exact.compiler.rewrite import move_scalars, simplify
 from proofs.exact.compiler.trace import Leaf, LeafKind, Trace
 
 aten = torch.ops.aten
@@ -61,6 +62,9 @@ def fold(trace: Trace, steps: int | None) -> Folded:
     (output,) = graph.find_nodes(op="output")
     outputs: tuple[fx.Node, ...] = tuple(output.args[0])
     schedules, known = _schedules(graph, leaves, outputs)
+    if move_scalars(graph, {node for node, when in known.items() if when is Known.BY_STEP}):
+        outputs = tuple(output.args[0])
+        schedules, known = _schedules(graph, leaves, outputs)
     live = _live(graph, outputs, known)
     used = {operand for node in live for operand in node.all_input_nodes} | set(outputs)
 
@@ -96,78 +100,6 @@ def fold(trace: Trace, steps: int | None) -> Folded:
         {leaf.name: series.get(node) for node, leaf in schedules.items()},
         tuple(problems),
     )
-
-
-# Simplification
-
-
-def simplify(graph: fx.Graph) -> None:
-    """Copies, conversions between floating-point types, products with 1, sums with 0 and views of views."""
-    for node in list(graph.nodes):
-        same = _same_as(node)
-        if same is not None:
-            node.replace_all_uses_with(same)
-            graph.erase_node(node)
-        elif node.target is aten.permute.default and _is(node.args[0], aten.permute.default):
-            inner = node.args[0]
-            node.args = (inner.args[0], [inner.args[1][axis] for axis in node.args[1]])
-            if _same_as(node) is not None:
-                node.replace_all_uses_with(node.args[0])
-                graph.erase_node(node)
-        elif node.target in _RESHAPES and isinstance(node.args[0], fx.Node) and node.args[0].target in _RESHAPES:
-            node.target = aten.reshape.default
-            node.args = (node.args[0].args[0], list(val_of(node).shape))
-            if val_of(node.args[0]).shape == val_of(node).shape:
-                node.replace_all_uses_with(node.args[0])
-                graph.erase_node(node)
-    graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
-
-
-_RESHAPES = frozenset({aten.view.default, aten.reshape.default, aten._unsafe_view.default})
-_COPIES = frozenset({aten.alias.default, aten.detach.default, aten.clone.default, aten.lift_fresh_copy.default})
-_PRODUCTS = frozenset({aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor, aten.div.Scalar, aten.pow.Tensor_Scalar})
-_SUMS = frozenset({aten.add.Tensor, aten.add.Scalar, aten.sub.Tensor, aten.sub.Scalar})
-
-
-def _same_as(node: fx.Node) -> fx.Node | None:
-    """An operand that the node is equal to."""
-    if node.op != "call_function" or not node.args or not isinstance(node.args[0], fx.Node):
-        return None
-    first, rest = node.args[0], node.args[1:]
-    val, given = node.meta.get("val"), first.meta.get("val")
-    if not isinstance(val, torch.Tensor) or not isinstance(given, torch.Tensor) or val.shape != given.shape:
-        return None
-    if node.target in _COPIES and first.op != "get_attr":
-        return first
-    if node.target is aten._to_copy.default and (
-        val.dtype == given.dtype or (val.is_floating_point() and given.is_floating_point())
-    ):
-        return first
-    if not (val.is_floating_point() and given.is_floating_point()):
-        return None
-    if node.target in (aten.expand.default, *_RESHAPES):
-        return first
-    if node.target is aten.permute.default and list(rest[0]) == sorted(rest[0]):  # type: ignore[arg-type]
-        return first
-    if node.target in _PRODUCTS and not node.kwargs and rest and _is_number(rest[0], 1):
-        return first
-    return first if node.target in _SUMS and rest and _is_number(rest[0], 0) else None
-
-
-def _is_number(argument: Any, wanted: int) -> bool:
-    """A Python number, or a tensor made of nothing but this number."""
-    if isinstance(argument, int | float):
-        return argument == wanted
-    if not isinstance(argument, fx.Node):
-        return False
-    filled = {aten.full_like.default: 1, aten.full.default: 1}.get(argument.target)  # type: ignore[call-overload]
-    if filled is not None:
-        return bool(argument.args[filled] == wanted)
-    return argument.target in ({aten.ones_like.default} if wanted else {aten.zeros_like.default})
-
-
-def _is(argument: Any, target: object) -> bool:
-    return isinstance(argument, fx.Node) and argument.target is target
 
 
 # What is known when

@@ -49,11 +49,11 @@ class TracingStopped(Exception):  # noqa: N818 — the problem is already on the
     """Nothing after this line can be traced."""
 
 
-class Locator(TorchDispatchMode):
+class Locator(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Marks every recorded node with its Origin (`node.meta["origin"]`) and collects what cannot be traced."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.problems: list[Problem] = []
         self.graph: torch.fx.Graph | None = None
         self._modules: list[str] = []
