@@ -195,8 +195,9 @@ def compare(
 
     def on_step(done: int, now: State) -> None:
         clock["exact"] += time.perf_counter() - clock["since"]
+        batch = _batch(material, order, done - 1)
         started = time.perf_counter()
-        twin.run(_batch(material, order, done - 1))
+        twin.run(batch)
         clock["float32"] += time.perf_counter() - started
         if done == 1:
             clock["float32"] = clock["exact"] = 0.0

@@ -32,7 +32,7 @@ from torch.utils import _pytree as pytree
 
 from node.cli.comparison_view import curve_panels
 from node.cli.curves import write_png
-from node.request.task_file import load_task_file
+from node.request.task_file import DataSection
 from node.training.compare import (
     Comparison,
     Curve,
@@ -54,10 +54,14 @@ LOOKS = 12
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A step file of examples/ and how long it trains. `metric` of evaluate() times `unit` is what the key counts."""
+    """A step file of examples/, its data, and how long it trains. `metric` of evaluate() times `unit` is what the key
+    counts.
+    """
 
     name: str
     key: str
+    data: DataSection
+    batch: int
     metric: str
     unit: float
     steps: int
@@ -65,10 +69,12 @@ class Trial:
     quick_steps: int
 
 
+MNIST = DataSection(source="mnist")
+NOVEL = DataSection(source="moby-dick", context=64)
 TRIALS = (
-    Trial("mlp", "mnist_mlp_gap_points", "accuracy", 100.0, steps=1400, seeds=3, quick_steps=200),
-    Trial("cnn", "mnist_cnn_gap_points", "accuracy", 100.0, steps=1000, seeds=3, quick_steps=60),
-    Trial("gpt", "gpt_gap_nats", "loss", -1.0, steps=1500, seeds=2, quick_steps=60),
+    Trial("mlp", "mnist_mlp_gap_points", MNIST, 128, "accuracy", 100.0, steps=1400, seeds=3, quick_steps=200),
+    Trial("cnn", "mnist_cnn_gap_points", MNIST, 64, "accuracy", 100.0, steps=1000, seeds=3, quick_steps=60),
+    Trial("gpt", "gpt_gap_nats", NOVEL, 16, "loss", -1.0, steps=1500, seeds=2, quick_steps=60),
 )
 
 
@@ -117,10 +123,9 @@ def measure(trial: Trial, seed: int, steps: int) -> Run:
 
 
 def subject(trial: Trial) -> tuple[TrainingStep, Material]:
-    """The example's step and the data of its task file."""
-    task = load_task_file(ROOT / "examples" / f"{trial.name}.toml")
-    step = load_step_file(ROOT / "examples" / f"{trial.name}.py", task.training.seed)
-    return step, load_material(step, task.data, task.training.batch_size)
+    """The example's step, and the data."""
+    step = load_step_file(ROOT / "examples" / f"{trial.name}.py")
+    return step, load_material(step, trial.data, trial.batch)
 
 
 def _again(trial: Trial, step: TrainingStep, material: Material, prepared: Prepared, seed: int, steps: int) -> float:
