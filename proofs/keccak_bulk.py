@@ -3,7 +3,7 @@
 A permutation is a chain of dependent steps, but eight of them side by side are independent: word i of all eight states
 is one vector of eight 64-bit integers, which the compiler puts into one AVX-512 register, two of AVX2 or four of
 anything older. So the rounds are written as LLVM vectors, and nothing depends on a vectoriser's mood. Measured on one
-core with AVX-512: 1.3 GB/s of 1 KiB leaves, against 0.22 one by one.
+core with AVX-512: 2.5 GB/s of 1 KiB leaves, against 0.22 one by one.
 
 Imported only by `proofs.hashing`, and only when there is enough to hash, because importing numba takes half a second.
 The signature is explicit and the result cached on disk, so the first use in a process loads instead of compiling.
@@ -105,6 +105,61 @@ def _permute(typing_context: Any, state: Any, constants: Any) -> Any:
     return types.void(types.intp, types.intp), generate
 
 
+@_instructions
+def _absorb(typing_context: Any, state: Any, block: Any, step: Any) -> Any:
+    """Adds a block of 17 words to each of eight states (25 vectors at `state`): state i's words lie at `block` + i *
+    `step` bytes, and are transposed on the way.
+    """
+    index = ir.IntType(32)
+
+    def generate(context: Any, builder: Any, _: Any, arguments: Any) -> Any:
+        state, block, step = arguments
+        vectors = builder.inttoptr(state, _VECTOR.as_pointer())
+        messages = [builder.add(block, builder.mul(step, _WORD(lane))) for lane in range(LANES)]
+
+        def add(place: int, words: Any) -> None:
+            at = builder.gep(vectors, [_WORD(place)])
+            builder.store(builder.xor(builder.load(at, align=8), words), at, align=8)
+
+        for start in (0, LANES):
+            rows = [
+                builder.load(builder.inttoptr(builder.add(message, _WORD(8 * start)), _VECTOR.as_pointer()), align=8)
+                for message in messages
+            ]
+            # Rows that are 1, 2, 4 apart exchange their off-diagonal blocks.
+            for far in (1, 2, 4):
+                upper = [place if not place & far else LANES + place - far for place in range(LANES)]
+                lower = [place + far if not place & far else LANES + place for place in range(LANES)]
+                for row in range(LANES):
+                    if not row & far:
+                        x, y = rows[row], rows[row + far]
+                        masks = [ir.Constant(ir.VectorType(index, LANES), order) for order in (upper, lower)]
+                        rows[row], rows[row + far] = (builder.shuffle_vector(x, y, mask) for mask in masks)
+            for place, words in enumerate(rows, start=start):
+                add(place, words)
+        last = ir.Constant(_VECTOR, ir.Undefined)
+        for lane, message in enumerate(messages):
+            at = builder.inttoptr(builder.add(message, _WORD(8 * (RATE_WORDS - 1))), _WORD.as_pointer())
+            last = builder.insert_element(last, builder.load(at, align=8), index(lane))
+        add(RATE_WORDS - 1, last)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.intp, types.intp), generate
+
+
+@_instructions
+def _copy(typing_context: Any, source: Any, target: Any, size: Any) -> Any:
+    """memcpy of `size` bytes between addresses."""
+    copy: Any = cgutils.raw_memcpy
+
+    def generate(context: Any, builder: Any, _: Any, arguments: Any) -> Any:
+        source, target = (builder.inttoptr(address, ir.IntType(8).as_pointer()) for address in arguments[:2])
+        copy(builder, target, source, arguments[2], 1)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.intp, types.intp), generate
+
+
 # Read-only, so that bytes are taken without a copy; numba passes writable arrays there too.
 _BYTES = types.Array(types.uint8, 1, "C", readonly=True)
 
@@ -122,32 +177,28 @@ def hash_chunks(
     """
     size = (chunk + 1) // RATE_BYTES * RATE_BYTES + RATE_BYTES
     padded = np.zeros((LANES, size), dtype=np.uint8)
-    words = padded.view(np.uint64)
     state = np.zeros((25, LANES), dtype=np.uint64)
     constants = ROUND_CONSTANTS.copy()
-    ends = np.zeros(LANES, dtype=np.int64)
+    lengths = np.full(LANES, -1, dtype=np.int64)
+    padded[:, 0] = prefix
     for start in range(first, last, LANES):
         count = min(LANES, last - start)
         for lane in range(count):
             begin = (start + lane) * chunk
             length = min(chunk, buffer.shape[0] - begin)
-            blocks = (length + 1) // RATE_BYTES + 1
-            message = padded[lane]
-            message[0] = prefix
-            message[1 : length + 1] = buffer[begin : begin + length]
-            message[length + 1 : blocks * RATE_BYTES] = 0
-            message[length + 1] = 0x01
-            message[blocks * RATE_BYTES - 1] |= 0x80
-            ends[lane] = blocks - 1
+            _copy(buffer.ctypes.data + begin, padded.ctypes.data + lane * size + 1, length)
+            if length != lengths[lane]:  # else the padding stands where the last message left it
+                lengths[lane] = length
+                padded[lane, length + 1 :] = 0
+                padded[lane, length + 1] = 0x01
+                padded[lane, (length + 1) // RATE_BYTES * RATE_BYTES + RATE_BYTES - 1] |= 0x80
         state[:] = 0
         # The buffer's last chunk may end in an earlier block than the others; lanes without a message hash anything.
-        for block in range(ends[0] + 1):
-            for i in range(RATE_WORDS):
-                for lane in range(LANES):
-                    state[i, lane] ^= words[lane, block * RATE_WORDS + i]
+        for block in range((lengths[0] + 1) // RATE_BYTES + 1):
+            _absorb(state.ctypes.data, padded.ctypes.data + block * RATE_BYTES, size)
             _permute(state.ctypes.data, constants.ctypes.data)
             for lane in range(count):
-                if ends[lane] == block:
+                if (lengths[lane] + 1) // RATE_BYTES == block:
                     digest = out[start + lane].view(np.uint64)
                     for i in range(4):
                         digest[i] = state[i, lane]
