@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from proofs.exact.settings import Settings
 
 _POOL_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -28,3 +32,12 @@ def pin_threads(threads: int) -> None:
         raise RuntimeError("pin_threads must run before torch is imported")
     for name in _POOL_VARIABLES:
         os.environ.setdefault(name, str(threads))
+
+
+def run_settings() -> Settings:
+    """How this process runs programs: with as many threads as its pools were given. Loads torch."""
+    import torch
+
+    from proofs.exact.settings import Settings
+
+    return Settings(threads=torch.get_num_threads())

@@ -11,6 +11,7 @@ from contextlib import suppress
 
 from node.compute.desk import Checkpoint, Desk
 from node.compute.view import Speed
+from node.threads import run_settings
 from proofs.exact.execute import LiveState, Overflowed, Stopped, run_unit
 from proofs.exact.program import Program
 from proofs.exact.state import State, encode_state, state_root
@@ -73,7 +74,8 @@ def measure(desk: Desk, program: Program, state: State, data: State, spec: TaskS
 
     with suppress(Stopped):
         try:
-            run_unit(program, state, data, unit_seed(spec.seed, 0), steps, steps, on_step=on_step, stop=too_slow)
+            seed = unit_seed(spec.seed, 0)
+            run_unit(program, state, data, seed, steps, steps, on_step=on_step, stop=too_slow, settings=run_settings())
         except Overflowed as over:
             if over.step == 0:
                 raise StateError(

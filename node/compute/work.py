@@ -19,6 +19,7 @@ from node.compute.inputs import Need
 from node.compute.speed import Stopwatch
 from node.compute.view import OverflowNote, WorkKey
 from node.taskbook import TaskBook
+from node.threads import run_settings
 from proofs import results
 from proofs.blob import index_of
 from proofs.exact.aggregate import aggregate, aggregation_program
@@ -101,6 +102,7 @@ def train(
             on_step=on_step,
             on_checkpoint=on_checkpoint,
             stop=stop,
+            settings=run_settings(),
         )
     except Stopped as stopped:
         desk.put_checkpoint(key, Checkpoint(stopped.step, stopped.checkpoint_roots, encode_state(stopped.state)))

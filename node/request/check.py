@@ -12,6 +12,7 @@ from functools import lru_cache
 
 from node.states import fetch_state
 from node.taskbook import TaskBook, blobs_of
+from node.threads import run_settings
 from proofs import results
 from proofs.exact.aggregate import aggregate, aggregation_program
 from proofs.exact.encoding import decode_program
@@ -53,7 +54,9 @@ def recompute(book: TaskBook, chain: ChainClient, index: int, unit: Unit) -> Non
         data = decode_state(fetch_state(book, shard.data_root, (BlobId(shard.data_blob),), program.data_types))
         seed = results.unit_seed(spec.seed, spec.shard_of(index))
         try:
-            roots = run_unit(program, input_state, data, seed, spec.steps, spec.checkpoint_interval).checkpoint_roots
+            roots = run_unit(
+                program, input_state, data, seed, spec.steps, spec.checkpoint_interval, settings=run_settings()
+            ).checkpoint_roots
         except Overflowed as over:
             roots = over.committed_roots(spec.steps, spec.checkpoint_interval)
         data_root = spec.data_root

@@ -27,6 +27,7 @@ from rich.console import Console
 from rich.table import Table
 from web3 import Web3
 
+from node.request.task_file import load_task_file
 from protocol import deployments
 from protocol.amounts import show_avn
 from protocol.chain import ChainClient
@@ -274,24 +275,40 @@ def _references(play: Play) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _accuracy_in_plain_torch(play: Play, model: Path) -> float:
-    """Loads the saved file into an ordinary torch module, as its owner would, and tests it."""
-    script = (
-        "import sys, json, torch\n"
-        "from safetensors.torch import load_file\n"
-        "from node.request.task_file import load_task_file\n"
-        "from node.training.datasets import load_dataset\n"
-        "task = load_task_file(sys.argv[1]); data = load_dataset(task.data)\n"
-        "sizes = [data.features, *task.model.hidden, data.classes]\n"
-        "layers = []\n"
-        "for a, b in zip(sizes, sizes[1:]): layers += [torch.nn.Linear(a, b), torch.nn.ReLU()]\n"
-        "net = torch.nn.Sequential(*layers[:-1]); net.load_state_dict(load_file(sys.argv[2]))\n"
-        "x = torch.from_numpy(data.scale.to_float(data.test.x)); y = torch.from_numpy(data.test.y)\n"
-        "print(json.dumps(float((net(x).argmax(1) == y).double().mean())))\n"
-    )
+    """Loads the saved file as its owner would, into ordinary torch modules or the step file's, and tests it."""
+    script = _TEST_MLP if load_task_file(play.task_file).model.file is None else _TEST_STEP_FILE
     done = subprocess.run(
         [sys.executable, "-c", script, str(play.task_file), str(model)], cwd=REPO, capture_output=True, check=True
     )
     return float(json.loads(done.stdout))
+
+
+_TEST_MLP = (
+    "import sys, json, torch\n"
+    "from safetensors.torch import load_file\n"
+    "from node.request.task_file import load_task_file\n"
+    "from node.training.datasets import load_dataset\n"
+    "task = load_task_file(sys.argv[1]); data = load_dataset(task.data)\n"
+    "sizes = [data.features, *task.model.hidden, data.classes]\n"
+    "layers = []\n"
+    "for a, b in zip(sizes, sizes[1:]): layers += [torch.nn.Linear(a, b), torch.nn.ReLU()]\n"
+    "net = torch.nn.Sequential(*layers[:-1]); net.load_state_dict(load_file(sys.argv[2]))\n"
+    "x = torch.from_numpy(data.scale.to_float(data.test.x)); y = torch.from_numpy(data.test.y)\n"
+    "print(json.dumps(float((net(x).argmax(1) == y).double().mean())))\n"
+)
+_TEST_STEP_FILE = (
+    "import sys, json\n"
+    "from pathlib import Path\n"
+    "from node.request.task_file import load_task_file\n"
+    "from node.training.datasets import load_dataset\n"
+    "from node.training.float32 import evaluate\n"
+    "from node.training.step_file import load_step_file\n"
+    "from node.training.weights import pretrained\n"
+    "task = load_task_file(sys.argv[1]); data = load_dataset(task.data)\n"
+    "step = load_step_file(task.model.file, task.training.seed)\n"
+    "params = pretrained(step.initial(task.training.seed)[0], Path(sys.argv[2]))\n"
+    "print(json.dumps(evaluate(step, params, data.numbers(data.test))['accuracy']))\n"
+)
 
 
 def _document(

@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from node.threads import pin_threads
+from node.threads import pin_threads, run_settings
 
 pin_threads(1)
 
@@ -29,7 +29,7 @@ def main() -> None:
     test = plan.dataset.numbers(plan.dataset.test)
     started = time.monotonic()
     if kind == "exact":
-        state = run_plan(plan).final_state
+        state = run_plan(plan, settings=run_settings()).final_state
         seconds = time.monotonic() - started
         params = plan.compiled.decode_params(state)
         document = {**evaluate(plan.step, params, test), "final_state_root": "0x" + state_root(state).hex()}
