@@ -62,6 +62,7 @@ def calibrate(
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         for index, batch in enumerate(batches):
+            run.observing = index in (0, len(batches) - 1)
             following, loss = run.step(carried, batch, min(index, last))
             if index == 0:
                 run.result.first_loss = loss
@@ -71,6 +72,7 @@ def calibrate(
                 if memory is not None:
                     limits[name] = (following[name] - memory * carried[name]) / (1 - memory)
             carried = following
+        run.observing = True
         if limits:
             run.step(carried | limits, batches[-1], last)
             for name, limit in limits.items():
@@ -90,6 +92,8 @@ class _Run:
         self.by_name = {leaf.name: node for node, leaf in self.leaves.items()}
         self.updates = dict(zip((leaf.name for leaf in trace.carried), folded.outputs[:-1], strict=True))
         self.result = Calibration()
+        self.observing = True
+        """Looking at every number costs a third of a step: the first, the last and the one at the limits will do."""
         self.constants = {node: as_real(value, FLOAT) for node, value in folded.constants.items()}
         for node in folded.constants:
             self._observe(node, self.constants[node])
@@ -117,7 +121,8 @@ class _Run:
             self._observe(node, values[node])
         for node in self.folded.live:
             values[node] = evaluate(node, values, FLOAT)
-            self._observe(node, values[node])
+            if self.observing:
+                self._observe(node, values[node])
             for dead in self._dying[node]:
                 values.pop(dead, None)
         loss = float(values[self.folded.outputs[-1]])
@@ -157,19 +162,15 @@ class _Run:
 
 
 def _magnitude(value: Any) -> tuple[float, bool]:
-    """Greatest finite absolute value, and whether there is an infinite one."""
+    """Greatest finite absolute value of a float tensor, and whether there is one that is not finite."""
     if not isinstance(value, torch.Tensor) or not value.is_floating_point() or not value.numel():
-        return (float(value.abs().max()) if isinstance(value, torch.Tensor) and _is_int(value) else 0.0), False
-    lo, hi = (float(bound) for bound in torch.aminmax(value))
-    greatest = max(abs(lo), abs(hi))
+        return 0.0, False
+    lo, hi = torch.aminmax(value)
+    greatest = max(-lo.item(), hi.item())
     if greatest < float("inf"):
         return greatest, False
     finite = value[torch.isfinite(value)]
     return (float(finite.abs().max()) if finite.numel() else 0.0), True
-
-
-def _is_int(value: torch.Tensor) -> bool:
-    return value.numel() > 0 and value.dtype not in (torch.bool,)
 
 
 # States with a memory

@@ -10,6 +10,7 @@ import inspect
 import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -174,7 +175,7 @@ class Driver:
         args = tuple(self._argument(node, place, argument) for place, argument in enumerate(node.args))
         kwargs = {key: self._argument(node, -1, value) for key, value in node.kwargs.items() if key not in _PLACEMENT}
         try:
-            inspect.signature(rule).bind(self._lowering, *args, **kwargs)
+            _signature(rule).bind(self._lowering, *args, **kwargs)
         except TypeError as error:
             raise Unsupported(f"this form of the operation has no exact counterpart ({error})", "") from error
         return rule(self._lowering, *args, **kwargs)
@@ -274,6 +275,11 @@ class Driver:
         after = self._b.add(self._t, self._b.constant(1))
         following = materialise.table(self._b, after, series, raw.shape)
         return arithmetic.to(self._b, following, NumberFormat(raw.frac, raw.bits))
+
+
+@cache
+def _signature(rule: Rule) -> inspect.Signature:
+    return inspect.signature(rule)
 
 
 def state_type(leaf: Leaf, formats: Formats, folded: Folded) -> TensorType:
