@@ -17,9 +17,9 @@ from math import prod
 import torch
 
 from proofs.exact.builder import Handle
-from proofs.exact.compiler.arithmetic import add, to, total
+from proofs.exact.compiler.arithmetic import add, total
 from proofs.exact.compiler.hoist import transposed
-from proofs.exact.compiler.lowering import Lowering, rule
+from proofs.exact.compiler.lowering import Lowering, rule, settled
 from proofs.exact.compiler.rules_shape import result_shape
 from proofs.exact.compiler.windows import Windows, gathered, image_rows, pair, pixel_rows
 
@@ -132,7 +132,7 @@ def settled_part(lo: Lowering, x: Handle, place: int) -> Handle:
     """In the format of what reads this place of the node's tuple, before the transposition rather than after."""
     for user in lo.node.users:
         if user.target is operator.getitem and user.args[1] == place:
-            return to(lo.b, x, lo.format_of(user))
+            return settled(lo.b, x, lo.format_of(user))
     return x
 
 

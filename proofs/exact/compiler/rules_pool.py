@@ -12,7 +12,7 @@ from fractions import Fraction
 import torch
 
 from proofs.exact.builder import Handle
-from proofs.exact.compiler.arithmetic import scale, to
+from proofs.exact.compiler.arithmetic import scale
 from proofs.exact.compiler.lowering import Lowering, rule
 from proofs.exact.compiler.rules_convolution import settled_part
 from proofs.exact.compiler.rules_shape import joined, result_shape
@@ -108,7 +108,7 @@ def avg_pool_backward(
     windows = _windows(x.shape, gradient.shape, kernel_size, stride, padding, (1, 1))
     shares = pixel_rows(lo, _batched(lo, gradient))
     shares = _divided(lo, shares, _divisors(windows, count_include_pad, divisor_override))
-    spread = _spread(lo, to(lo.b, shares, lo.format), windows, by_place=False)
+    spread = _spread(lo, lo.settle(shares), windows, by_place=False)
     return lo.b.reshape(image_rows(lo, lo.settle(spread), windows.image), x.shape)
 
 
