@@ -163,7 +163,7 @@ def compare(
                         prepared,
                         seed=subject.seed + offset,
                         steps=subject.steps,
-                        every=every or max(1, subject.steps // 20),
+                        looks=range(0, subject.steps, every or max(1, subject.steps // 20)),
                         test_samples=test_samples,
                         settings=Settings(threads=threads),
                         watch=lambda done, now: progress.update(done, subject.steps, point_note(now)),

@@ -7,7 +7,7 @@ step itself, called as it stands; the exact run is its compiled program on the o
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -162,13 +162,13 @@ def compare(
     *,
     seed: int,
     steps: int,
-    every: int,
+    looks: Collection[int],
     test_samples: int | None = None,
     settings: Settings | None = None,
     watch: Watcher | None = None,
     stop: Callable[[], bool] | None = None,
 ) -> Comparison:
-    """Trains both sides for `steps` steps and looks at them at the start, every `every` steps and at the end.
+    """Trains both sides for `steps` steps and looks at them at the start, after each of `looks` steps and at the end.
 
     `test_samples` bounds the held-out samples of each look. After each step `watch(steps done, so far)`; `stop()` ends
     both early, and so does an overflow under "assert", with what there is. Raises EncodeError, UsageError.
@@ -176,7 +176,7 @@ def compare(
     compiled, params, state = prepared.compiled, prepared.params, prepared.state
     twin = _Float32Run(step, params, state)
     order = _batches(material, seed, steps)
-    exact, float32, looks = Curve(), Curve(), [0]
+    exact, float32, looked = Curve(), Curve(), [0]
     held_out = material.held_out if test_samples is None else _first(material.held_out, test_samples)
     first = compiled.encode_state(params, state)
     twin.loss = compiled.loss_of(first)
@@ -191,7 +191,7 @@ def compare(
             curve.metrics.append(evaluate(step, material, weights, held_out))
 
     def so_far(last: State | None = None, overflow: str = "") -> Comparison:
-        return Comparison(seed, tuple(looks), float32, exact, clock["float32"], clock["exact"], last, overflow)
+        return Comparison(seed, tuple(looked), float32, exact, clock["float32"], clock["exact"], last, overflow)
 
     def on_step(done: int, now: State) -> None:
         clock["exact"] += time.perf_counter() - clock["since"]
@@ -201,8 +201,8 @@ def compare(
         clock["float32"] += time.perf_counter() - started
         if done == 1:
             clock["float32"] = clock["exact"] = 0.0
-        if done % every == 0 or done == steps:
-            looks.append(done)
+        if done in looks or done == steps:
+            looked.append(done)
             look(now)
         if watch is not None:
             watch(done, so_far())
@@ -215,19 +215,21 @@ def compare(
     try:
         run = run_unit(compiled.program, first, data, unit, steps, steps, on_step=on_step, stop=stop, settings=settings)
     except (Stopped, Overflowed) as end:
-        if looks[-1] != end.step:
-            looks.append(end.step)
+        if looked[-1] != end.step:
+            looked.append(end.step)
             look(end.state)
         return so_far(end.state, str(end) if isinstance(end, Overflowed) else "")
     return so_far(run.final_state)
 
 
-def float32_steps(step: TrainingStep, material: Material, params: Tree, state: Tree, *, seed: int, steps: int) -> Tree:
-    """The float32 side alone; the params after the last step."""
+def float32_steps(
+    step: TrainingStep, material: Material, params: Tree, state: Tree, *, seed: int, steps: int
+) -> Iterator[tuple[int, Tree]]:
+    """The float32 side alone: steps done, and the params then."""
     run, order = _Float32Run(step, params, state), _batches(material, seed, steps)
-    for done in range(steps):
-        run.run(_batch(material, order, done))
-    return run.params
+    for done in range(1, steps + 1):
+        run.run(_batch(material, order, done - 1))
+        yield done, run.params
 
 
 def run_steps(

@@ -70,7 +70,10 @@ def calibrate(
                 return run.result
             for name, memory in linear.items():
                 if memory is not None:
-                    limits[name] = (following[name] - memory * carried[name]) / (1 - memory)
+                    limit = (following[name] - memory * carried[name]) / (1 - memory)
+                    # Of a second moment the limit is a square; rounding must not put it below 0, under a root.
+                    squares = carried[name].min() >= 0 and following[name].min() >= 0
+                    limits[name] = limit.clamp(min=0) if squares else limit
             carried = following
         run.observing = True
         if limits:
