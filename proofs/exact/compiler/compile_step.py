@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import operator
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,9 +16,9 @@ from proofs.exact.compiler.calibrate import calibrate
 from proofs.exact.compiler.compiled import CompiledStep
 from proofs.exact.compiler.data_types import data_types as choose_data_types
 from proofs.exact.compiler.data_types import numbers
-from proofs.exact.compiler.drive import Driver
-from proofs.exact.compiler.errors import CompileError, Origin, Problem
-from proofs.exact.compiler.fold import fold
+from proofs.exact.compiler.drive import Driver, no_rule
+from proofs.exact.compiler.errors import CompileError, Problem
+from proofs.exact.compiler.fold import computed_at_run, fold
 from proofs.exact.compiler.formats import DataType, Options
 from proofs.exact.compiler.lowering import RULES
 from proofs.exact.compiler.trace import LeafKind, Trace, trace
@@ -56,11 +57,11 @@ def compile_step(
     traced = trace(step, params, state, batch, keep=RULES)
     problems = [*traced.problems, *_check_samples(traced, samples, data)]
     if traced.module is None:
-        raise CompileError([*problems, *_without_rules(traced)])
+        raise CompileError(_with_others(problems, traced))
     folded = fold(traced, steps)
     problems += folded.problems
     if problems:
-        raise CompileError([*problems, *_without_rules(traced)])
+        raise CompileError(_with_others(problems, traced))
 
     given = data_types or {}
     unknown = sorted(given.keys() - {leaf.name for leaf in traced.leaves if leaf.kind is LeafKind.DATA})
@@ -69,7 +70,7 @@ def compile_step(
     types = choose_data_types(traced, given, {}, data)
     calibration = calibrate(traced, folded, _batches(traced, types, data, options.calibration_steps), steps)
     if calibration.problems:
-        raise CompileError([*calibration.problems, *_without_rules(traced)])
+        raise CompileError(_with_others(calibration.problems, traced))
 
     formats = Formats(traced, folded, calibration, options)
     lowered = Driver(folded, formats, options, types, samples).run()
@@ -142,13 +143,9 @@ def _batches(
     return batches
 
 
-def _without_rules(traced: Trace) -> list[Problem]:
-    """Operations that no rule lowers, as far as the step was traced: told beside what stopped it."""
-    if traced.partial is None:
-        return []
-    return [
-        Problem("there is no exact form of this operation", "compose it of operations that have one", origin)
-        for node in traced.partial.nodes
-        if node.op == "call_function" and hasattr(node.target, "overloadpacket") and node.target not in RULES
-        if (origin := node.meta.get("origin", Origin())).location.file
-    ]
+def _with_others(problems: Sequence[Problem], traced: Trace) -> list[Problem]:
+    """Beside what stopped the compiler early, the operations that no rule lowers, as far as the step was traced."""
+    told = {(problem.origin.target, problem.origin.location) for problem in problems}
+    nodes = [] if traced.partial is None else computed_at_run(traced.partial, traced.leaves)
+    others = [no_rule(node) for node in nodes if node.target not in RULES and node.target is not operator.getitem]
+    return [*problems, *(each for each in others if (each.origin.target, each.origin.location) not in told)]

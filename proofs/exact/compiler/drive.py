@@ -153,7 +153,7 @@ class Driver:
             return
         rule = RULES.get(node.target)
         if rule is None:
-            self._reject(node, *_no_rule(node))
+            self._problems.append(no_rule(node))
             return
         if any(not self._available(operand) for operand in node.all_input_nodes):
             return  # what it reads is on the list already
@@ -313,9 +313,11 @@ def _has_float(node: fx.Node) -> bool:
     return any(isinstance(part, torch.Tensor) and part.is_floating_point() for part in parts)
 
 
-def _no_rule(node: fx.Node) -> tuple[str, str]:
+def no_rule(node: fx.Node) -> Problem:
+    """That nothing lowers this node's operation."""
     name = str(node.target).split(".")[1] if "." in str(node.target) else str(node.target)
-    return "there is no exact form of this operation", _INSTEAD.get(name, "compose it of operations that have one")
+    instead = _INSTEAD.get(name, "compose it of operations that have one")
+    return Problem("there is no exact form of this operation", instead, origin_of(node))
 
 
 _INSTEAD = {

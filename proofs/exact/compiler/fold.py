@@ -8,7 +8,7 @@ bias correction, where, min and max, in whatever form they are written.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
@@ -72,7 +72,7 @@ def fold(trace: Trace, steps: int | None) -> Folded:
     for node in graph.nodes:
         if known.get(node) is Known.ALWAYS and node.op != "output":
             constants[node] = _constant(trace.module, node, constants)
-            if node.op == "get_attr" and node in used and constants[node].numel() > MAX_CAPTURED:
+            if node.op == "get_attr" and _is_captured(getattr(trace.module, str(node.target))):
                 problems.append(_captured(node, constants[node]))
             elif node in used:
                 problems += _check_constant(node, constants[node])
@@ -87,9 +87,9 @@ def fold(trace: Trace, steps: int | None) -> Folded:
     tables = {}
     if steps is None and leaving:
         problems.append(_needs_steps(min(leaving, key=list(graph.nodes).index)))
-    elif steps is not None:
+    elif series:
         for node in leaving:
-            tables[node] = series[node][:steps]
+            tables[node] = series[node][:-1]
             problems += _check_constant(node, tables[node])
     return Folded(
         live,
@@ -152,6 +152,14 @@ def _known(graph: fx.Graph, schedules: set[fx.Node]) -> dict[fx.Node, Known]:
             random = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
             known[node] = Known.AT_RUN if random or (when is Known.BY_STEP and many) else when
     return known
+
+
+def computed_at_run(graph: fx.Graph, leaves: Sequence[Leaf]) -> list[fx.Node]:
+    """The operations of a graph, complete or not, that a program would have to compute."""
+    placeholders = zip(graph.find_nodes(op="placeholder"), leaves, strict=False)
+    scalars = {node for node, leaf in placeholders if leaf.kind is LeafKind.STATE and leaf.example.numel() == 1}
+    known = _known(graph, scalars)
+    return [node for node in graph.nodes if node.op == "call_function" and known[node] is Known.AT_RUN]
 
 
 def _live(graph: fx.Graph, outputs: tuple[fx.Node, ...], known: Mapping[fx.Node, Known]) -> tuple[fx.Node, ...]:
@@ -286,6 +294,11 @@ def _whole_numbers(
         if node in updates and not leaf.example.is_floating_point()
         if node not in schedules and updates[node] is not node
     ]
+
+
+def _is_captured(tensor: torch.Tensor) -> bool:
+    """A small table is a constant of the step. A parameter is not: the step would train without it, and silently."""
+    return tensor.requires_grad or isinstance(tensor, torch.nn.Parameter) or tensor.numel() > MAX_CAPTURED
 
 
 def _captured(node: fx.Node, value: torch.Tensor) -> Problem:

@@ -45,6 +45,12 @@ _STAND_INS: dict[torch.dtype, Any] = {torch.bool: True}
 """What `.item()` gives while tracing goes on in search of further problems, by dtype; 1 for everything else."""
 
 
+_DEPENDENT_SHAPE = (
+    "the shape of the result depends on the values of the tensor",
+    "choose by mask, not by position: torch.where(mask, x, 0), or multiply by mask.float()",
+)
+
+
 class TracingStopped(Exception):  # noqa: N818 — the problem is already on the list
     """Nothing after this line can be traced."""
 
@@ -80,11 +86,7 @@ class Locator(TorchDispatchMode):  # type: ignore[no-untyped-call]
         try:
             result = func(*args, **(kwargs or {}))
         except (DynamicOutputShapeException, DataDependentOutputException) as error:
-            self._reject(
-                origin,
-                "the shape of the result depends on the values of the tensor",
-                "choose by mask, not by position: torch.where(mask, x, 0), or multiply by mask.float()",
-            )
+            self._reject(origin, *_DEPENDENT_SHAPE)
             raise TracingStopped from error
         except UnsupportedOperatorException as error:
             self._reject(origin, "PyTorch cannot trace this operation", "compose it of ordinary operations")
@@ -93,6 +95,9 @@ class Locator(TorchDispatchMode):  # type: ignore[no-untyped-call]
         while node is not last:
             node.meta["origin"] = replace(origin, target=str(node.target))
             node = node._prev
+        if _has_unknown_side(result):
+            self._reject(origin, *_DEPENDENT_SHAPE)
+            raise TracingStopped
         return result
 
     def _origin(self, target: str) -> Origin:
@@ -164,6 +169,13 @@ def function_line(function: Callable[..., Any]) -> Location:
     """Where a function is defined."""
     code = getattr(function, "__code__", None)
     return _location(code.co_filename, code.co_firstlineno) if code is not None else Location()
+
+
+def _has_unknown_side(result: Any) -> bool:
+    parts = result if isinstance(result, tuple | list) else (result,)
+    return any(
+        isinstance(side, torch.SymInt) for part in parts if isinstance(part, torch.Tensor) for side in part.shape
+    )
 
 
 def _is_library(file: str) -> bool:

@@ -235,4 +235,10 @@ def _first_line(error: BaseException) -> str:
 def _hint(error: BaseException) -> str:
     if "functional tensor" in str(error):
         return "tensors that the step changes must come in through params or state and go out through them"
+    if (
+        "requires_grad_" in str(error)
+        or "does not require grad" in str(error)
+        or "does not have a grad_fn" in str(error)
+    ):
+        return "torch.func.grad_and_value(loss_of)(params), instead of requires_grad_ and backward or autograd.grad"
     return "run the step once in plain PyTorch: it must work there with this example"
