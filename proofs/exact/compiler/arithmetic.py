@@ -30,7 +30,11 @@ SIGNIFICANT = 20
 SPARE_SIGNIFICANT = 24
 """What is left of the smaller operand of a product, at least, before the larger one is trimmed."""
 FAST_DIVIDEND = 52
-"""A dividend within ±2^52 is a float64, so that division runs in vectors; worth a few bits of the quotient."""
+"""A dividend within ±2^52 is a float64, so that one division decides; worth a few bits of the quotient."""
+FAST_SLACK = 8
+"""How many: of 25 bits that a calibrated quotient has, 17 are left at worst."""
+DIVISOR_ROOM = 34
+"""Twice the divisor and the digits it adds to the dividend have to fit as well."""
 MAX_ADDED_FRAC = 120
 """Scales finer than this are rounded off at once: nothing that training needs is below 2^-120."""
 
@@ -275,17 +279,23 @@ def absolute(b: ProgramBuilder, x: Handle) -> Handle:
 
 
 def divide(b: ProgramBuilder, x: Handle, y: Handle, frac: int) -> Handle:
-    """x / y to the nearest multiple of 2^-frac or finer; coarser by what 62 bits lack, or by up to 4 bits where the
+    """x / y to the nearest multiple of 2^-frac or finer; coarser by what 62 bits lack, or by up to 8 bits where the
     dividend then is a float64. y >= 0 must be known; y = 0 counts as its least positive value.
+
+    Where room lacks, operands longer than 32 bits give way first: what follows a root or a sum has more digits than
+    matter.
     """
     y = b.clamp(y, 1, max(1, y.hi)) if y.lo < 1 else y
-    y = fit(b, y, ROOM - 2)
+    lacking = size(x) + max(0, frac - x.frac + y.frac) - (ROOM - 2)
+    if lacking > 0:
+        y = fit(b, y, max(DIVISOR_ROOM, size(y) - lacking))
+        y = b.clamp(y, 1, y.hi) if y.lo < 1 else y
     places = max(0, frac - x.frac + y.frac)
     if size(x) + places > ROOM - 2:
         x = fit(b, x, max(31, ROOM - 2 - places))
         places = min(max(0, frac - x.frac + y.frac), ROOM - 2 - size(x))
-    fast = FAST_DIVIDEND - 1 - size(x)
-    if fast < places <= fast + 4:
+    fast = FAST_DIVIDEND - 2 - size(x)
+    if fast < places <= fast + FAST_SLACK:
         places = fast
     # floor((2 n + y) / 2 y) is n / y to the nearest. The labels make the dividend's scale that of y, and the quotient's
     # what it is, without an operation.

@@ -128,7 +128,7 @@ def _is_square(node: fx.Node, squares: set[fx.Node], known: set[fx.Node]) -> boo
         return True
     if target == "aten.addcmul.default":
         return _base(args[1], known) is _base(args[2], known) or first in squares
-    return any(operand in squares for operand in _of_the_same_kind(node, known))
+    return not _takes_root(node) and any(operand in squares for operand in _of_the_same_kind(node, known))
 
 
 def _of_the_same_kind(node: fx.Node, known: set[fx.Node]) -> list[fx.Node]:

@@ -42,7 +42,8 @@ def addmm(lo: Lowering, bias: Handle, x: Handle, y: Handle, *, beta: float = 1, 
     sums = arithmetic.scale(b, product(lo, x, y), Fraction(alpha))
     if beta == 0:
         return sums
-    return arithmetic.add(b, sums, arithmetic.scale(b, bias, Fraction(beta)), lo.format.frac)
+    # The bias at the products' scale, even if it is coarser than the format: they are known no finer.
+    return arithmetic.add(b, sums, arithmetic.scale(b, bias, Fraction(beta)), min(lo.format.frac, sums.frac))
 
 
 @rule(aten.mv.default)

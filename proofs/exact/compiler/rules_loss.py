@@ -79,7 +79,7 @@ SHARE = NumberFormat(30, 32)
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """`mask` [n, c, ...] is 1 at each label that counts, else 0. `weights` [n, 1, ...] are those of the labels' classes,
+    """`mask` [n, c, ...] is 1 at each label that counts, else 0. `weights` [n, 1, ...] are those of the labels,
     None where each is 1. `count` is the weight of all; a constant if it is known.
     """
 

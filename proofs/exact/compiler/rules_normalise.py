@@ -87,7 +87,9 @@ def _backward(lo: Lowering, grad: Handle, rows: Rows, xhat: Handle) -> Handle:
     rest = grad
     if rows.mean is not None:
         rest = arithmetic.sub(b, rest, arithmetic.mean(b, grad, last, keepdim=True), grad.frac)
-    rest = arithmetic.sub(b, rest, arithmetic.mul(b, xhat, along), grad.frac)
+    # xhat * mean(g * xhat) is no longer than g itself; the analysis cannot know.
+    part = arithmetic.to(b, arithmetic.mul(b, xhat, along), NumberFormat(grad.frac, grad.bits + 2))
+    rest = arithmetic.sub(b, rest, part, grad.frac)
     return arithmetic.mul(b, rest, rows.rstd)
 
 
