@@ -3,7 +3,8 @@
 What `programs` makes is what any backend must get right: every opcode; views of views; broadcasts; reductions along any
 axis; rows that a vector register holds and rows that it doesn't; values of 1 to 64 bits; batches of products of all
 widths; chains as real steps have them (softmax, normalisation, Adam's root); states that pass through, change places or
-are never read; several results, each value that nothing else reads being one, so that no operation is computed unseen.
+are never read; operations without effect, made twice or made for nothing; several results, each value that nothing else
+reads being one, so that no operation is computed unseen.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ import torch
 from hypothesis import strategies as st
 
 from proofs.exact.builder import Handle, ProgramBuilder
-from proofs.exact.program import Program
+from proofs.exact.opcodes import Opcode
+from proofs.exact.program import Op, Program
 from proofs.exact.state import State
 from proofs.exact.tensor import ExactTensor
 from proofs.exact.tensor_type import TensorType
@@ -270,6 +272,25 @@ class Writer:
         shift = self.choose(0, 1, 2, 4, 12)
         return self.b.check(x, min(x.lo >> shift, x.hi), max(x.hi >> shift, x.lo))
 
+    def nothing(self) -> Handle:
+        """An operation without effect: the builder leaves it out, but a stranger's program may have it."""
+        x = self.value()
+        top = (1 << 63) - 1
+        changes: dict[Opcode, tuple[int, ...]] = {
+            Opcode.TRANSPOSE: tuple(range(len(x.shape))),
+            Opcode.RESCALE: (0, 64),
+            Opcode.CLAMP: (x.lo - (x.lo > ~top), top),
+            Opcode.CHECK: (x.lo, x.hi),
+            Opcode.BROADCAST: x.shape,
+            Opcode.RESHAPE: x.shape,
+        }
+        if x.lo >= 0:
+            changes[Opcode.RELU] = ()
+        if x.shape:
+            changes[Opcode.SLICE] = (len(x.shape) - 1, 0, x.shape[-1])
+        opcode = self.draw(st.sampled_from(sorted(changes)))
+        return self.b._op(opcode, x, attributes=changes[opcode])
+
     def softmax(self) -> Handle:
         b = self.b
         x, axis = self.with_axis(self.within(self.value(), 32))
@@ -345,6 +366,7 @@ MOVES: Final[tuple[Callable[[Writer], Handle], ...]] = (
     Writer.isqrt_beside_a_square,
     Writer.random,
     Writer.check,
+    Writer.nothing,
     Writer.beside_its_own_view,
     Writer.softmax,
     Writer.normalise,
@@ -366,7 +388,21 @@ def programs(draw: st.DrawFn, moves: int = 32) -> Program:
     writer = Writer(draw)
     for _ in range(draw(st.integers(moves // 4, moves))):
         writer.grow()
-    return writer.finish()
+    program = writer.finish()
+    return wasteful(draw, program) if draw(st.booleans()) else program
+
+
+def wasteful(draw: st.DrawFn, program: Program) -> Program:
+    """The same results with some operations made twice, and one of the two read by nothing: what the builder never
+    writes and the decoder admits."""
+    numbers = list(range(program.first_op))
+    ops: list[Op] = []
+    for op in program.ops:
+        made = Op(op.opcode, tuple(numbers[operand] for operand in op.operands), op.attributes)
+        copies, read = (2, draw(st.integers(0, 1))) if draw(st.integers(0, 9)) == 0 else (1, 0)
+        numbers.append(program.first_op + len(ops) + read)
+        ops += [made] * copies
+    return Program(program.inputs, program.constants, tuple(ops), tuple(numbers[number] for number in program.outputs))
 
 
 def hostile_state(types: Mapping[str, TensorType], seed: int) -> State:
