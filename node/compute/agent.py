@@ -282,7 +282,7 @@ class ComputeAgent:
                     tv.spec,
                     key,
                     needs,
-                    lambda step, steps, loss: self._reporter.note(key, Progress(step, steps, loss)),
+                    lambda at: self._reporter.note(key, at),
                     stop,
                 )
 

@@ -64,4 +64,7 @@ class Reporter:
 def _line(key: WorkKey, at: Progress) -> dict[str, object]:
     """The progress line of one unit."""
     loss = {} if at.loss is None else {"loss": f"{at.loss:.4f}"}
-    return {"task": key.task.hex()[:8], "unit": key.unit, "step": f"{at.step}/{at.steps}"} | loss
+    pace: dict[str, object] = {}
+    if at.steps_per_s is not None and at.left_s is not None:
+        pace = {"steps_per_s": round(at.steps_per_s, 1), "left_s": round(at.left_s)}
+    return {"task": key.task.hex()[:8], "unit": key.unit, "step": f"{at.step}/{at.steps}"} | loss | pace

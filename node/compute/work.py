@@ -18,6 +18,7 @@ from node.compute.desk import Checkpoint, Desk
 from node.compute.inputs import Need
 from node.compute.speed import Stopwatch
 from node.compute.view import OverflowNote, WorkKey
+from node.compute.workshop import Progress
 from node.taskbook import TaskBook
 from node.threads import run_settings
 from proofs import results
@@ -34,8 +35,7 @@ from protocol.types import BlobId, NodeId, Reveal, TaskSpec, Unit
 
 log = structlog.get_logger(__name__)
 
-OnProgress = Callable[[int, int, float | None], None]
-"""Steps done, steps in all, loss in nats (None if the state carries none)."""
+OnProgress = Callable[[Progress], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,8 @@ def train(
 
     def on_step(done: int, state: LiveState) -> None:
         watch.step()
-        on_progress(done, spec.steps, loss_in(state))
+        at = state.progress
+        on_progress(Progress(done, spec.steps, loss_in(state), at.steps_per_s, at.left_s))
 
     def on_checkpoint(done: int, state: State, roots: tuple[bytes, ...]) -> None:
         desk.put_checkpoint(key, Checkpoint(done, roots, encode_state(state)))

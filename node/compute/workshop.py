@@ -32,11 +32,14 @@ Job = Callable[[Stop], None]
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where a job is. `loss` in nats."""
+    """Where a job is. `loss` in nats, None if the state carries none."""
 
     step: int
     steps: int
     loss: float | None
+    steps_per_s: float | None = None
+    """Checkpoints included; None until two steps were done."""
+    left_s: float | None = None
 
 
 class Cooldown(Generic[KeyT]):

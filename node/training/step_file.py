@@ -125,8 +125,12 @@ def blamed_on(name: str, doing: str) -> Iterator[None]:
 def _blame(name: str, doing: str, error: Exception, line: int | None, code: str) -> UsageError:
     where = name if line is None else f"{name} line {line}"
     what = str(error) if not isinstance(error, SyntaxError) else error.msg
-    said = f"{where}, {doing}: {type(error).__name__}: {what}" + (f"\n    {code}" if code else "")
-    return UsageError(said, code="U-45", hint="the error is in the step file; run it with python to see all of it")
+    shown = f"\n    {code}" if code else ""
+    return UsageError(
+        f"{where}, {doing}: {type(error).__name__}: {what}{shown}",
+        code="U-45",
+        hint="the error is in the step file; run it with python to see all of it",
+    )
 
 
 @contextmanager

@@ -10,17 +10,18 @@ from node.request.task_file import load_task_file
 from node.request.view import REQUESTER as REQUESTER_READER
 from node.taskbook import TaskBook
 from node.taskfeed import TaskFeed
-from node.training.plan import prepare_plan, run_plan
+from node.training.plan import loss_of, prepare_plan, run_plan
 from proofs.exact.state import decode_state, encode_state
 from protocol.errors import BlobError
 from protocol.sealing import MAGIC, EncryptionKey
 from protocol.types import BlobId, NodeId, UnitStatus
 from tests.integration.agents.conftest import FIRST_NODE, Market, wait_until
-from tests.integration.agents.tasks import task_text
+from tests.integration.agents.tasks import STEP_FILE, task_text
 
 
 def test_private_task_is_trained_by_admitted_nodes_and_read_by_nobody_else(market: Market) -> None:
-    task = market.submit(task_text(private=True))
+    (market.folder / "digits.py").write_text(STEP_FILE)
+    task = market.submit(task_text(private=True, step_file="digits.py"))
     spec = TaskFeed(market.requester).posted(task).spec
     nodes = [market.node(0), market.node(1)]
     market.request_agent(task).join()
@@ -33,6 +34,7 @@ def test_private_task_is_trained_by_admitted_nodes_and_read_by_nobody_else(marke
     root, state = fetch_result(market.requester, task)
     assert root == alone.rounds[-1].output
     assert encode_state(state) == encode_state(alone.final_state)
+    assert loss_of(state) < loss_of(plan.initial_state), "the step file's model has learnt something"
 
     # Everything but program and manifest is ciphertext at the gateway.
     gateway = market.requester.gateway

@@ -13,6 +13,7 @@ from node.compute.desk import Desk
 from node.compute.inputs import InputKind, Need
 from node.compute.speed import measure
 from node.compute.view import WorkKey
+from node.compute.workshop import Progress
 from proofs.exact.builder import ProgramBuilder
 from proofs.exact.encoding import encode_program
 from proofs.exact.execute import Overflowed, run_unit
@@ -55,17 +56,18 @@ def laid_out(tmp_path: Path, program: Program) -> tuple[Desk, TaskSpec, WorkKey,
     return desk, spec, WorkKey(task, 0, 0), tuple(Need(kind, root, ()) for kind, root, _ in given)
 
 
-def nothing(_step: int, _steps: int, _loss: float | None) -> None: ...
+def nothing(_at: Progress) -> None: ...
 
 
 def test_a_stopped_unit_goes_on_from_the_disk_to_the_same_roots(tmp_path: Path) -> None:
     program = adding(1000)
     desk, spec, key, needs = laid_out(tmp_path, program)
-    seen: list[int] = []
-    work.train(desk, spec, key, needs, lambda step, *_: seen.append(step), lambda: len(seen) == 6)
+    told: list[Progress] = []
+    work.train(desk, spec, key, needs, told.append, lambda: len(told) == 6)
     assert desk.steps_done(key) == 6
-    work.train(desk, spec, key, needs, lambda step, *_: seen.append(step), lambda: False)
-    assert seen == list(range(1, 11))
+    work.train(desk, spec, key, needs, told.append, lambda: False)
+    assert [(at.step, at.steps) for at in told] == [(step, 10) for step in range(1, 11)]
+    assert told[-1].left_s == 0 and told[-1].steps_per_s is not None
     saved = desk.get_checkpoint(key)
     assert saved is not None
     whole = run_unit(program, start(), DATA, unit_seed(spec.seed, 0), spec.steps, spec.checkpoint_interval)
