@@ -21,7 +21,7 @@ export PATH := $(CURDIR)/.setup/bin:$(PATH)
 PYTEST_ARGS ?=
 
 .PHONY: help setup setup-python setup-solidity setup-brownie build test test-contracts test-artefacts test-brownie \
-	test-python lint demo bench bench-quality brownie campaign clean
+	test-python lint demo bench bench-exact bench-quality brownie campaign clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -69,7 +69,10 @@ campaign: setup-python setup-solidity ## Long runs of fuzzers, invariants and pr
 	for round in {1..20}; do OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 tests/property; done
 
 bench: setup-python setup-solidity ## Every short measurement under scripts/bench/
-	for script in $(filter-out %/quality.py,$(wildcard scripts/bench/*.py)); do echo "== $$script"; $(RUN) "$$script"; done
+	for name in gas mnist_quality exact_step; do echo "== $$name"; $(RUN) -m "scripts.bench.$$name"; done
+
+bench-exact: setup-python ## What exact steps cost beside float32 (5 minutes): build/bench/exact.json
+	$(RUN) -m scripts.bench.exact_step --out build/bench/exact.json
 
 bench-quality: setup-python ## Does exact train as well as float32? About half an hour; goes on where it was cut short
 	OMP_NUM_THREADS=1 $(RUN) -m scripts.bench.quality

@@ -22,7 +22,7 @@ from proofs.exact.settings import MatmulChoice, Settings
 
 Order = Literal["plain", "reversed", "tiles"]
 ORDERS: tuple[Order, ...] = ("plain", "reversed", "tiles")
-MAX_CUTS = 3
+MAX_CUTS = 2
 """Cuts of one side into tiles, at most."""
 
 
