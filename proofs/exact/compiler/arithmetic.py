@@ -341,22 +341,26 @@ def smooth(b: ProgramBuilder, x: Handle, table: Table) -> Handle:
 
 
 def exp(b: ProgramBuilder, x: Handle, frac: int = tables.EXP_FRAC) -> Handle:
-    """e^x for x <= 0, at scale 2^-frac, frac <= 30; x > 0 counts as 0. Exactly 1 at 0 and exactly 0 from -22 on.
+    """e^x for x <= 0; x > 0 counts as 0. See `decay`."""
+    return decay(b, negate(b, x), frac)
 
-    e^-u = T[nearest u] * (1 - rest), |rest| <= 2^-9: relative error below 2^-18, absolute below 2^-frac.
+
+def decay(b: ProgramBuilder, x: Handle, frac: int = tables.EXP_FRAC) -> Handle:
+    """e^-x for x >= 0, at scale 2^-frac, frac <= 30; x < 0 counts as 0. Exactly 1 at 0 and exactly 0 from 22 on.
+
+    e^-x = T[nearest x] * (1 - rest), |rest| <= 2^-9: relative error below 2^-18, absolute below 2^-frac.
     """
-    below = drop(b, negate(b, x), x.frac - tables.EXP_X_FRAC)
-    below = _within(b, below, 0, max(1, tables.EXP_END << max(0, below.frac)))
-    if below.frac < tables.EXP_STEP_BITS:
-        places = min(tables.EXP_STEP_BITS - below.frac, ROOM - 32)
-        below = b.widen(below, frac=below.frac + places)
-        below = _within(b, below, 0, tables.EXP_END << tables.EXP_STEP_BITS)
-    nearest = b.rescale(below, frac=min(below.frac, tables.EXP_STEP_BITS), bits=below.bits + 1)
+    x = drop(b, x, x.frac - tables.EXP_X_FRAC)
+    x = _within(b, x, 0, max(1, tables.EXP_END << max(0, x.frac)))
+    if x.frac < tables.EXP_STEP_BITS:
+        x = b.widen(x, frac=x.frac + min(tables.EXP_STEP_BITS - x.frac, ROOM - 32))
+        x = _within(b, x, 0, tables.EXP_END << tables.EXP_STEP_BITS)
+    nearest = b.rescale(x, frac=min(x.frac, tables.EXP_STEP_BITS), bits=x.bits + 1)
     entry = b.lookup(nearest, b.constant(tables.exp_table(), frac=tables.EXP_FRAC))
-    if below.frac > tables.EXP_STEP_BITS:
-        half = 1 << (below.frac - tables.EXP_STEP_BITS - 1)
-        rest = _within(b, b.sub(b.widen(nearest, frac=below.frac), below), -half, half)
-        entry = b.mul(entry, b.add(rest, b.constant(1 << below.frac, frac=below.frac)))
+    if x.frac > tables.EXP_STEP_BITS:
+        half = 1 << (x.frac - tables.EXP_STEP_BITS - 1)
+        rest = _within(b, b.sub(b.widen(nearest, frac=x.frac), x), -half, half)
+        entry = b.mul(entry, b.add(rest, b.constant(1 << x.frac, frac=x.frac)))
     return drop(b, entry, entry.frac - frac)
 
 

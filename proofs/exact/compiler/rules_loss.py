@@ -19,18 +19,22 @@ from proofs.exact.compiler.rules_elementwise import quotient
 
 aten = torch.ops.aten
 
+PROBABILITY = NumberFormat(30, 31)
+"""Below 1 by 2^-30 at most, so that a product with 32 bits has room for a sum."""
+
 NONE, MEAN, SUM = 0, 1, 2
 """`reduction` of ATen's losses."""
 
 
 def _rows(lo: Lowering, x: Handle, axis: int) -> tuple[Handle, Handle, Handle]:
-    """x minus its row's greatest; the exponentials of that; their sum, of which the greatest contributes exactly 1."""
+    """The greatest of each row; exponentials of how far the others are below it; their sum, in which the greatest is
+    exactly 1."""
     b = lo.b
-    below = b.sub(x, b.reduce_max(x, axis))
-    exponentials = arithmetic.exp(b, below)
+    top = b.reduce_max(x, axis)
+    exponentials = arithmetic.decay(b, b.sub(top, x))
     total = arithmetic.total(b, exponentials, [axis], keepdim=True)
     one = arithmetic.constant(b, 1, total).lo
-    return below, exponentials, b.clamp(total, one, max(one, total.hi))
+    return top, exponentials, b.clamp(total, one, max(one, total.hi))
 
 
 @rule(aten._softmax.default)
@@ -39,15 +43,16 @@ def softmax(lo: Lowering, x: Handle, dim: int, half_to_float: bool = False) -> H
         return lo.b.constant(1)
     _, exponentials, total = _rows(lo, x, dim % len(x.shape))
     room = arithmetic.ROOM - arithmetic.size(exponentials)
-    return lo.b.mul(exponentials, arithmetic.reciprocal(lo.b, total, room=room))
+    shares = lo.b.mul(exponentials, arithmetic.reciprocal(lo.b, total, room=room))
+    return arithmetic.to(lo.b, shares, PROBABILITY)
 
 
 @rule(aten._log_softmax.default)
 def log_softmax(lo: Lowering, x: Handle, dim: int, half_to_float: bool = False) -> Handle:
     if not x.shape:
         return lo.b.constant(0)
-    below, _, total = _rows(lo, x, dim % len(x.shape))
-    return arithmetic.sub(lo.b, below, arithmetic.log(lo.b, total), lo.format.frac)
+    top, _, total = _rows(lo, x, dim % len(x.shape))
+    return arithmetic.sub(lo.b, x, arithmetic.add(lo.b, top, arithmetic.log(lo.b, total)), lo.format.frac)
 
 
 @rule(aten._softmax_backward_data.default)
@@ -57,7 +62,9 @@ def softmax_backward(lo: Lowering, grad: Handle, result: Handle, dim: int, input
     if not grad.shape:
         return b.constant(0)
     common = arithmetic.total(b, arithmetic.mul(b, grad, result), [dim], keepdim=True)
-    return arithmetic.mul(b, arithmetic.sub(b, grad, common, grad.frac), result)
+    # An average of the gradients with weights p is no longer than they are; the analysis cannot know.
+    common = arithmetic.to(b, common, NumberFormat(grad.frac, grad.bits))
+    return arithmetic.mul(b, b.sub(grad, common), result)
 
 
 @rule(aten._log_softmax_backward_data.default)
