@@ -18,6 +18,7 @@ from torch import fx
 
 from proofs.exact.compiler.errors import Origin, Problem
 from proofs.exact.compiler.interpret import VIEWS, as_real, evaluate, val_of
+from proofs.exact.compiler.materialise import MAX_EXPONENT
 from proofs.exact.compiler.rewrite import move_scalars, simplify
 from proofs.exact.compiler.trace import Leaf, LeafKind, Trace
 
@@ -90,7 +91,7 @@ def fold(trace: Trace, steps: int | None) -> Folded:
     elif series:
         for node in leaving:
             tables[node] = series[node][:-1]
-            problems += _check_constant(node, tables[node])
+            problems += _check_constant(node, tables[node], by_step=True)
     return Folded(
         live,
         outputs,
@@ -262,22 +263,21 @@ def _updates(leaves: Mapping[fx.Node, Leaf], outputs: tuple[fx.Node, ...]) -> di
 # What can be wrong
 
 
-def _check_constant(node: fx.Node, value: Any) -> list[Problem]:
+def _check_constant(node: fx.Node, value: Any, *, by_step: bool = False) -> list[Problem]:
     if not isinstance(value, torch.Tensor) or not value.is_floating_point():
         return []
-    bad = torch.isnan(value) | (value == torch.inf)
-    if not bool(bad.any()):
-        return []
-    kind = "NaN" if bool(torch.isnan(value).any()) else "Inf"
-    at = f" at step {int(bad.reshape(-1).nonzero()[0])}" if value.dim() == 1 and known_by_step(node) else ""
     origin = node.meta.get("origin", Origin())
-    return [Problem(f"a constant is {kind}{at}", "use finite numbers (-inf in attention masks is understood)", origin)]
-
-
-def known_by_step(node: fx.Node) -> bool:
-    """Whether the node is a scalar of the step: its values, if listed, are one per step."""
-    val = node.meta.get("val")
-    return isinstance(val, torch.Tensor) and val.dim() == 0
+    bad = torch.isnan(value) | (value == torch.inf)
+    if bool(bad.any()):
+        kind = "NaN" if bool(torch.isnan(value).any()) else "Inf"
+        at = f" at step {int(bad.reshape(-1).nonzero()[0])}" if by_step else ""
+        instead = "use finite numbers (-inf in attention masks is understood)"
+        return [Problem(f"a constant is {kind}{at}", instead, origin)]
+    finite = value[torch.isfinite(value)].abs()
+    greatest = float(finite.max()) if finite.numel() else 0.0
+    if greatest and not 2.0**-MAX_EXPONENT < greatest < 2.0**MAX_EXPONENT:
+        return [Problem(f"a constant of {greatest:.3g} has no integer form", "scale it to a size near 1", origin)]
+    return []
 
 
 def _whole_numbers(

@@ -12,6 +12,8 @@ from proofs.exact.tensor_type import bits_for
 TABLE_BITS = 32
 """What depends on the step alone has 31 significant bits at its greatest."""
 MAX_DYADIC_FRAC = 20
+MAX_EXPONENT = 120
+"""Constants lie within 2^±120; fold.py refuses others."""
 
 
 def constant(b: ProgramBuilder, value: torch.Tensor, mask_exponent: int) -> Handle:
@@ -58,7 +60,7 @@ def integers_of(value: torch.Tensor, mask_exponent: int) -> tuple[list[int], int
     numbers = value.to(torch.float64).reshape(-1)
     finite = torch.where(torch.isneginf(numbers), torch.zeros((), dtype=torch.float64), numbers)
     greatest = float(finite.abs().max())
-    exponent = math.frexp(greatest)[1]
+    exponent = min(max(math.frexp(greatest)[1], -MAX_EXPONENT), MAX_EXPONENT)
     frac = TABLE_BITS - 1 - exponent
     for short in range(min(MAX_DYADIC_FRAC, frac) + 1):
         scaled = finite * 2.0**short

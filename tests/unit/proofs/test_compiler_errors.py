@@ -181,3 +181,11 @@ def test_a_schedule_without_a_number_of_steps_is_refused() -> None:
     (problem,) = problems_of(counted, ({"w": torch.ones(2)}, {"n": torch.tensor(0)}, {}))
     assert problem.instead == "say how many steps will be trained: compile(..., steps=N)"
     assert problem.origin.location.code.startswith('return {"w": params["w"] / (state["n"] + 1)}')
+
+
+def test_a_constant_beyond_all_scales_is_refused() -> None:
+    def step(params: Any, state: Any, batch: Batch) -> Result:
+        return params, state, (params["w"] * torch.tensor([1e-300, 1e-301, 0.0], dtype=torch.float64)).sum().float()
+
+    (problem,) = problems_of(step)
+    assert problem.why == "a constant of 1e-300 has no integer form"
