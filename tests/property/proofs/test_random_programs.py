@@ -3,25 +3,29 @@
 Any program that tests/support/random_programs.py can write is run for three steps from states full of extremes, and
 after each step every state tensor must be, bit for bit, what the reference interpreter (the definitions on Python
 integers) says; where a CHECK fails, both must end at the same step, naming the same operation, element and value. This
-holds for the torch kernels one by one and for the fused backend with each kind of matrix product, so a wrong alias, a
-buffer written over too early, a group computed in the wrong order, a width chosen too small or a tail of a row left out
-shows up here. The reference asserts as well that no value leaves the interval that the static analysis promised.
+holds for the torch kernels one by one and for the fused backend with each kind of matrix product and with two threads,
+so a wrong alias, a buffer written over too early, a group computed in the wrong order, a width chosen too small or a
+tail of a row left out shows up here. The reference asserts as well that no value leaves the interval that the static
+analysis promised.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from proofs.exact.backend import steps
 from proofs.exact.definitions import IntArray
 from proofs.exact.encoding import decode_program, encode_program
 from proofs.exact.execute import Overflowed, run_unit
 from proofs.exact.known_answers import from_torch
 from proofs.exact.opcodes import Opcode
 from proofs.exact.overflow import Overflow
+from proofs.exact.plan import Plan
 from proofs.exact.program import Program
 from proofs.exact.reference import reference_step
 from proofs.exact.settings import Settings
@@ -53,6 +57,8 @@ def agree(program: Program, seed: int, backends: tuple[Settings, ...]) -> None:
     state, data = hostile_state(program.state_types, seed), hostile_state(program.data_types, seed + 1)
     states, overflow = wanted(program, integers(state), integers(data), seed)
     for backend in backends:
+        plan = Plan.of(program, backend)
+        assert (plan.fused is not None) == backend.fuse, "this machine has no fused kernels"
         seen: list[Integers] = []
         end = None
         try:
@@ -64,7 +70,7 @@ def agree(program: Program, seed: int, backends: tuple[Settings, ...]) -> None:
                 STEPS,
                 STEPS,
                 on_step=lambda _, after, seen=seen: seen.append(integers(after)),  # type: ignore[misc]
-                settings=backend,
+                plan=plan,
             )
         except Overflowed as ended:
             end = Overflow(ended.element, ended.value, ended.operation)
@@ -79,7 +85,21 @@ def test_torch_kernels_run_any_program_as_the_reference_says(program: Program, s
     agree(program, seed, (Settings(fuse=False),))
 
 
-FUSED = tuple(Settings(matmul=matmul) for matmul in ("auto", "float64", "int64", "int8"))
+FUSED = (
+    Settings(),
+    Settings(matmul="float64"),
+    Settings(matmul="int64"),
+    Settings(matmul="int8"),
+    Settings(threads=2),
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_shares() -> Iterator[None]:
+    """Where there are two threads, even small kernels are shared out between them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(steps, "LEAST_SHARE", 1)
+        yield
 
 
 @settings(max_examples=40)

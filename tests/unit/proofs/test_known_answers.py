@@ -12,6 +12,7 @@ from proofs.exact.execute import run_unit
 from proofs.exact.kernels import Buffer, Call
 from proofs.exact.known_answers import QUESTIONS, answers, float64_matmul_is_exact, from_definition, trusted_kernels
 from proofs.exact.opcodes import Opcode
+from proofs.exact.overflow import Overflow
 from proofs.exact.settings import Settings
 from proofs.exact.unfused import UnfusedPlan
 from tests.support.programs import mlp, mlp_data, mlp_state
@@ -53,6 +54,80 @@ def narrow_product(operands: Sequence[Buffer], call: Call) -> Buffer:
 def strict_relu(operands: Sequence[Buffer], call: Call) -> Buffer:
     """Not defined for what it was given."""
     raise RuntimeError("not implemented for 'Long'")
+
+
+def root_without_correction(operands: Sequence[Buffer], call: Call) -> Buffer:
+    """What float64 says, one too great just below large squares."""
+    return Buffer(operands[0].int64.double().sqrt().to(torch.int64))
+
+
+def root_that_overflows(operands: Sequence[Buffer], call: Call) -> Buffer:
+    """Corrected by a square that may leave 63 bits."""
+    x = operands[0].int64
+    r = x.double().sqrt().to(torch.int64)
+    r -= (r * r > x).to(torch.int64)
+    return Buffer(r + ((r + 1) * (r + 1) <= x).to(torch.int64))
+
+
+def scatter_that_forgets(operands: Sequence[Buffer], call: Call) -> Buffer:
+    """The last of those that share a place wins."""
+    a, index = (operand.int64 for operand in operands)
+    return Buffer(torch.zeros(call.result.shape, dtype=torch.int64).scatter(-1, index.expand(a.shape), a))
+
+
+def gather_along_the_first_axis(operands: Sequence[Buffer], call: Call) -> Buffer:
+    """As before there was an axis."""
+    a, index = (operand.int64 for operand in operands)
+    return Buffer(a.index_select(0, index))
+
+
+def transpose_the_other_way(operands: Sequence[Buffer], call: Call) -> Buffer:
+    """Takes where an axis goes for where it comes from: the same for two axes."""
+    back = sorted(range(len(call.attributes)), key=call.attributes.__getitem__)
+    return Buffer(operands[0].int64.permute(back))
+
+
+def choose_the_other(operands: Sequence[Buffer], call: Call) -> Buffer:
+    condition, a, b = (operand.int64 for operand in operands)
+    return Buffer(torch.where(condition == 0, a, b))
+
+
+def random_with_signed_shifts(operands: Sequence[Buffer], call: Call) -> Buffer:
+    """The right words, cut with copies of their sign."""
+    bits = call.attributes[1]
+    return Buffer((kernels.KERNELS[Opcode.RANDOM](operands, call).int64 << (64 - bits)) >> (64 - bits))
+
+
+def check_of_nothing(operands: Sequence[Buffer], call: Call) -> Buffer:
+    return operands[0]
+
+
+def check_that_names_the_last(operands: Sequence[Buffer], call: Call) -> Buffer:
+    lo, hi = call.attributes
+    flat = operands[0].int64.reshape(-1)
+    outside = torch.nonzero((flat < lo) | (flat > hi))
+    if len(outside):
+        raise Overflow(int(outside[-1]), int(flat[outside[-1]]))
+    return operands[0]
+
+
+@pytest.mark.parametrize(
+    ("opcode", "wrong"),
+    [
+        (Opcode.ISQRT, root_without_correction),
+        (Opcode.ISQRT, root_that_overflows),
+        (Opcode.SCATTER_ADD, scatter_that_forgets),
+        (Opcode.GATHER, gather_along_the_first_axis),
+        (Opcode.TRANSPOSE, transpose_the_other_way),
+        (Opcode.SELECT, choose_the_other),
+        (Opcode.RANDOM, random_with_signed_shifts),
+        (Opcode.CHECK, check_of_nothing),
+        (Opcode.CHECK, check_that_names_the_last),
+        (Opcode.MATMUL_NT, narrow_product),
+    ],
+)
+def test_the_questions_find_a_wrong_kernel(opcode: Opcode, wrong: kernels.Kernel) -> None:
+    assert not all(answers(opcode, wrong, question) for question in QUESTIONS[opcode])
 
 
 @pytest.mark.parametrize(
