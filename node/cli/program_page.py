@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,8 @@ _FLAT = 48
 _CROWD = 160
 """More than this many nodes side by side are first bundled."""
 _BUNDLE = 24
+_BLOCK = re.compile(r"^(\w+(?:\.\d+)?)[\w.]*")
+"""The first word of a module path, with its number: "blocks.3" of "blocks.3.qkv"."""
 
 
 def page(view: ProgramView, title: str) -> str:
@@ -83,7 +86,7 @@ def _source(origin: Origin) -> dict[str, Any]:
         "place": place(origin),
         "line": origin.location.line,
         "code": origin.location.code,
-        "module": _stage(origin),
+        "module": origin.module,
         "target": origin.target,
     }
 
@@ -123,36 +126,53 @@ def _value(view: ProgramView, number: int, origins: dict[Origin, int]) -> dict[s
 def group_tree(view: ProgramView, title: str) -> dict[str, Any]:
     """Nested ranges of operations: {label, where, first, last, groups}; a leaf has no `groups`.
 
-    By module (or function), then by line, of the user's step. Without origins: stretches that begin at matrix products.
+    By block ("blocks.3"), by module ("blocks.3.qkv"), by line. Where no module is known, by function of the step file,
+    or by another file's name; without any origins, stretches that begin at matrix products.
     """
-    program = view.program
-    root: dict[str, Any] = _range(title, "", program.first_op, len(program.values) - 1)
-    if len(program.ops) <= _FLAT:
-        return root
+    root = _range(title, "", view.program.first_op, len(view.program.values) - 1)
     lines = list(view.groups())
     if len(lines) == 1:
         lines = list(_stretches(view))
-    tops = []
-    for stage, run in groupby(lines, key=lambda group: _stage(group.origin)):
-        members = list(run)
-        ranges = [_range(_label(each, view), _where(each), each.first, each.last) for each in members]
-        if not stage or len(members) == 1:
-            tops += ranges
-        else:
-            top = _range(stage, _where(members[0]), members[0].first, members[-1].last)
-            if top["last"] - top["first"] >= _FLAT // 2:
-                top["groups"] = _bundled(ranges)
-            tops.append(top)
-    root["groups"] = _bundled(tops[0]["groups"] if len(tops) == 1 and "groups" in tops[0] else tops)
-    return root
+    step_file = next((group.origin.location.file for group in lines if group.origin), "")
+
+    def module(group: Group) -> str:
+        return _stage(group.origin, step_file)
+
+    def block(group: Group) -> str:
+        named = group.origin is not None and group.origin.module
+        return _BLOCK.sub(r"\1", module(group)) if named else module(group)
+
+    def line(group: Group) -> str:
+        return _label(group, view)
+
+    return _filled(root, lines, [block, module, line])
 
 
-def _stage(origin: Origin | None) -> str:
-    """The module that an operation belongs to, or else the function that its line stands in."""
+def _filled(
+    parent: dict[str, Any], members: Sequence[Group], levels: Sequence[Callable[[Group], str]]
+) -> dict[str, Any]:
+    """`parent` with its members below it, grouped by the first level that parts them, unless they are few."""
+    if parent["last"] - parent["first"] < _FLAT or not levels:
+        return parent
+    runs = [(label, list(run)) for label, run in groupby(members, key=levels[0])]
+    if len(runs) == 1:
+        return _filled(parent, members, levels[1:])
+    ranges = []
+    for label, run in runs:
+        here = _range(label or "…", _where(run[0]), run[0].first, run[-1].last)
+        ranges.append(_filled(here, run, levels[1:]))
+    return parent | {"groups": _bundled(ranges)}
+
+
+def _stage(origin: Origin | None, step_file: str) -> str:
+    """The module that an operation belongs to, or else the function or file that its line stands in."""
     if origin is None:
         return ""
     location = origin.location
-    name = origin.module or function_finder(Path(location.file))(location.line) or Path(location.file).name
+    name = origin.module
+    if not name and location.file == step_file:
+        name = function_finder(Path(location.file))(location.line)
+    name = name or Path(location.file).name
     return f"{name} (backward)" if origin.backward else name
 
 

@@ -25,7 +25,7 @@ from proofs.exact.tensor_type import INT64_MAX, INT64_MIN
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Consecutive operations of one source line: numbers `first` to `last` of their values. None: unknown."""
+    """Consecutive operations of one line and module: numbers `first` to `last` of their values. None: unknown."""
 
     origin: Origin | None
     first: int
@@ -72,7 +72,7 @@ class ProgramView:
         return f"%{number}"
 
     def groups(self) -> Iterator[Group]:
-        """Runs of operations of the same source line, in program order."""
+        """Runs of operations of the same source line and module, in program order."""
         first, last = self.program.first_op, len(self.program.values) - 1
         for number in range(first, last + 1):
             if number == last or _line(self.origin(number)) != _line(self.origin(number + 1)):
@@ -178,9 +178,10 @@ def origin_document(origin: Origin) -> dict[str, Any]:
 
 
 def place(origin: Origin) -> str:
-    """`gpt.py:31`, and whether it is the derivative of that line."""
+    """`gpt.py:31 (blocks.0.qkv, backward)`: the line, the module, and whether it is the line's derivative."""
+    notes = [origin.module] * bool(origin.module) + ["backward"] * origin.backward
     here = f"{Path(origin.location.file).name}:{origin.location.line}"
-    return f"{here} (backward)" if origin.backward else here
+    return f"{here} ({', '.join(notes)})" if notes else here
 
 
 def opcode_name(op: Op) -> str:
@@ -261,8 +262,8 @@ def _functions(path: str, _: int) -> tuple[tuple[int, int, str], ...]:
     return tuple(sorted(found, key=lambda span: span[1] - span[0]))
 
 
-def _line(origin: Origin | None) -> tuple[str, int, bool] | None:
-    return None if origin is None else (origin.location.file, origin.location.line, origin.backward)
+def _line(origin: Origin | None) -> tuple[str, int, str, bool] | None:
+    return None if origin is None else (origin.location.file, origin.location.line, origin.module, origin.backward)
 
 
 def _row(number: int, what: str, operands: str, info: ValueInfo) -> str:
