@@ -15,7 +15,6 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from math import prod
 from typing import TYPE_CHECKING
 
 from proofs.exact.kernels import Buffer
@@ -31,6 +30,9 @@ if TYPE_CHECKING:
 __all__ = ["Bound", "Instruction", "Lives", "Plan", "Settings", "peak_bytes"]
 
 log = logging.getLogger(__name__)
+
+LEAST_BYTES = 256
+"""Of a stored value: a line of the cache for each of its planes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,21 +88,25 @@ def _fused(program: Program, settings: Settings) -> FusedPlan | None:
         from proofs.exact.backend.fused import FusedPlan
         from proofs.exact.backend.trust import trusted_opcodes
 
-        return FusedPlan(program, settings, trusted_opcodes())
+        return FusedPlan(program, settings, trusted_opcodes(), most_bytes=step_bytes(program))
     except (ImportError, OSError, RuntimeError) as error:
         log.warning("no fused kernels on this machine, running torch's, several times slower: %s", error)
         return None
 
 
 def peak_bytes(program: Program) -> int:
-    """An upper bound of what one step holds at once, whichever products and backend run it: state before and after,
-    data, constants, and the values that are still to be read."""
-    sizes = [8 * prod(value.shape) for value in program.values]
+    """An upper bound of what one step holds at once: state before and after, data, constants, and the values that are
+    still to be read. It is what the torch kernels hold; a fused plan that would hold more is not made."""
+    return step_bytes(program) + sum(8 * value.elements for value in program.values[: program.first_op])
+
+
+def step_bytes(program: Program) -> int:
+    """The values that a step makes, those held at once, on int64; and for each a few cache lines, which is what counts
+    in a program of scalars."""
     lives = Lives(program)
-    held = sum(sizes[: program.first_op])
-    peak = held
+    held = peak = 0
     for number, _ in program.numbered_ops():
-        held += sizes[number]
+        held += 8 * program.values[number].elements + LEAST_BYTES
         peak = max(peak, held)
-        held -= sum(sizes[dead] for dead in lives.dead_after(number))
+        held -= sum(8 * program.values[dead].elements + LEAST_BYTES for dead in lives.dead_after(number))
     return peak

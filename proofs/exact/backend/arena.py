@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -29,8 +30,17 @@ class Placement(Generic[Key]):
     bytes_: int
 
 
+MOST_COMPARED = 4096
+"""Needs up to which each is compared with all others, which packs tighter and takes time by the square."""
+
+
 def place(needs: Mapping[Key, Need]) -> Placement[Key]:
-    """Best fit, the largest first: needs whose times overlap do not overlap in memory."""
+    """Best fit: needs whose times overlap do not overlap in memory. The largest are placed first, or, where there are
+    very many, the earliest."""
+    return _largest_first(needs) if len(needs) <= MOST_COMPARED else _earliest_first(needs)
+
+
+def _largest_first(needs: Mapping[Key, Need]) -> Placement[Key]:
     order = sorted(needs, key=lambda key: (-needs[key].bytes_, needs[key].first))
     placed: list[tuple[int, int, Need]] = []
     offsets: dict[Key, int] = {}
@@ -45,6 +55,29 @@ def place(needs: Mapping[Key, Need]) -> Placement[Key]:
         offsets[key] = start
         placed.append((start, start + size, need))
         total = max(total, start + size)
+    return Placement(offsets, total)
+
+
+def _earliest_first(needs: Mapping[Key, Need]) -> Placement[Key]:
+    """As a running program would: take on the first write, give back after the last read. Blocks are kept by size, one
+    list for each, and not merged."""
+    free: dict[int, list[int]] = {}
+    ending: list[tuple[int, int, int]] = []
+    offsets: dict[Key, int] = {}
+    total = 0
+    for key in sorted(needs, key=lambda key: needs[key].first):
+        need = needs[key]
+        while ending and ending[0][0] < need.first:
+            _, size, start = heapq.heappop(ending)
+            free.setdefault(size, []).append(start)
+        size = rounded(need.bytes_)
+        if free.get(size):
+            start = free[size].pop()
+        else:
+            start = total
+            total += size
+        offsets[key] = start
+        heapq.heappush(ending, (need.last, size, start))
     return Placement(offsets, total)
 
 

@@ -31,6 +31,10 @@ from proofs.exact.settings import Settings
 from proofs.exact.tensor import DTYPES as WIDTH_DTYPES
 from proofs.exact.tensor import ExactTensor
 
+MOST_OPERATIONS = 100_000
+MOST_KERNELS = 10_000
+"""Anybody may write a program: beyond these, a minute or two of planning, it runs on the torch kernels."""
+
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
@@ -116,12 +120,22 @@ class Bound:
 class FusedPlan:
     """`run` computes one step. Raises RuntimeError where code cannot be generated on this machine."""
 
-    def __init__(self, program: Program, settings: Settings, fusable: frozenset[Opcode]) -> None:
+    def __init__(
+        self, program: Program, settings: Settings, fusable: frozenset[Opcode], most_bytes: int | None = None
+    ) -> None:
+        """`most_bytes` is what the plan may hold besides the states, data and constants."""
+        if len(program.ops) > MOST_OPERATIONS:
+            raise RuntimeError(f"{len(program.ops)} operations are too many to group: at most {MOST_OPERATIONS}")
         self._program = program
         self._kernels: dict[tuple[ValueInfo, ValueInfo], MatmulKernel] = {}
         self._settings = settings
         self._schedule = schedule(program, self._layouts, fusable)
+        kernels = sum(group.fused for group in self._schedule.groups)
+        if kernels > MOST_KERNELS:
+            raise RuntimeError(f"{kernels} kernels would take too long to compile: at most {MOST_KERNELS}")
         placement: Placement[Slot] = place(self._schedule.needs)
+        if most_bytes is not None and placement.bytes_ > most_bytes:
+            raise RuntimeError(f"fused kernels would hold {placement.bytes_} bytes at once, more than {most_bytes}")
         self._arena = aligned_block(placement.bytes_)
         self._static: dict[Slot, tuple[Tensor, ...]] = {}
         infos = self._schedule.graph.infos

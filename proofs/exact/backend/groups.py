@@ -30,6 +30,11 @@ MAX_READS = 40
 """Of one group: beyond these a kernel has more pointers than registers and takes long to compile."""
 
 
+WINDOW = 4096
+"""Consecutive operations among which groups form. What runs after what is kept as a set for each group, so time and
+memory grow with the square of this; a GPT of 6 layers fits in."""
+
+
 @dataclass(slots=True, eq=False)
 class Group:
     """Operations of one kernel, or a single operation that is not fused. `down` are the groups that run after it."""
@@ -214,17 +219,21 @@ def reads(nodes: Iterable[Node]) -> int:
 
 def group_nodes(graph: Graph) -> list[Group]:
     """Groups in an order in which they can run, the nodes of each in theirs."""
-    grouping = _Grouping(graph)
     consumers = graph.consumers()
-    numbered = list(graph.nodes.values())
-    place = {node.number: index for index, node in enumerate(numbered)}
-    for order in reversed(range(len(numbered))):
-        node = numbered[order]
-        grouping.add(node, order, consumers.get(node.number, []))
-    groups = grouping.distinct()
-    for group in groups:
-        group.nodes.sort(key=lambda node: place[node.number])
-    return _in_order(groups, grouping.of)
+    nodes = list(graph.nodes.values())
+    place = {node.number: index for index, node in enumerate(nodes)}
+    groups: list[Group] = []
+    for start in range(0, len(nodes), WINDOW):
+        grouping = _Grouping(graph)
+        for order in reversed(range(start, min(start + WINDOW, len(nodes)))):
+            node = nodes[order]
+            readers = [reader for reader in consumers.get(node.number, []) if place[reader.number] < start + WINDOW]
+            grouping.add(node, order, readers)
+        formed = grouping.distinct()
+        for group in formed:
+            group.nodes.sort(key=lambda node: place[node.number])
+        groups += _in_order(formed, grouping.of)
+    return groups
 
 
 def _in_order(groups: list[Group], of: dict[int, Group]) -> list[Group]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from unittest.mock import patch
 
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from proofs.exact.backend import groups
 from proofs.exact.backend.fused import Schedule, schedule
 from proofs.exact.backend.graph import ELEMENTWISE, REDUCTIONS, Kind, MatmulLayouts
 from proofs.exact.backend.layouts import Plain, Slices
@@ -71,22 +74,23 @@ def test_a_mask_is_computed_where_it_is_used() -> None:
     z = b.saturate(b.matmul_nt(a, a), bits=16)
     masked = b.mul(b.saturate(b.matmul_nt(z, z), bits=16), b.positive(a))
     b.update("m", masked)
-    groups = scheduled(b.build()).groups
-    assert [node.opcode for node in groups[-1].nodes] == [Opcode.RESCALE, Opcode.POSITIVE, Opcode.MUL]
+    last = scheduled(b.build()).groups[-1]
+    assert [node.opcode for node in last.nodes] == [Opcode.RESCALE, Opcode.POSITIVE, Opcode.MUL]
 
 
 def test_an_mlp_step_is_two_kernels_for_each_product_at_most() -> None:
     program = mlp(samples=64, widths=(16, 24, 24, 8), batch=16)
-    groups = scheduled(program).groups
-    products = sum(group.nodes[0].kind is Kind.MATMUL for group in groups)
+    made = scheduled(program).groups
+    products = sum(group.nodes[0].kind is Kind.MATMUL for group in made)
     assert products == 8
-    assert sum(group.fused for group in groups) <= 2 * products + 4
+    assert sum(group.fused for group in made) <= 2 * products + 4
 
 
 @settings(max_examples=40)
-@given(programs())
-def test_every_group_runs_after_what_it_reads(program: Program) -> None:
-    plan = scheduled(program)
+@given(programs(), st.sampled_from([3, 10, 4096]))
+def test_every_group_runs_after_what_it_reads(program: Program, window: int) -> None:
+    with patch.object(groups, "WINDOW", window):
+        plan = scheduled(program)
     made: dict[int, int] = {}
     for index, group in enumerate(plan.groups):
         inside = {node.number for node in group.nodes}
