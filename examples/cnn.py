@@ -1,6 +1,10 @@
-"""A small convolutional network on MNIST. Above 98 % after one pass over the data, 98.9 % after three.
+"""A small convolutional network on MNIST: two convolutions, two poolings. 98.4 % after two passes over the data.
 
-avenue program compare examples/cnn.py --steps 300      float32 and exact, side by side
+Float32 and exact arithmetic side by side, from the same weights and in the same order:
+
+    avenue program compare examples/cnn.py --task examples/cnn.toml --steps 300
+
+Convolutions become matrix products of gathered windows; the largest pixel of a pool is found by comparing integers.
 """
 
 from __future__ import annotations

@@ -1,9 +1,11 @@
 """A character-level GPT on Moby-Dick: 4 layers of width 128, 4 heads, 64 characters of context; 0.82 M parameters.
 
 AdamW with warm-up, a cosine schedule and clipping of the gradient's norm. The schedule depends on the step alone, so
-that the compiler turns it into a table.
+the compiler makes a table of it.
 
     avenue program compare examples/gpt.py --task examples/gpt.toml --steps 200
+
+The book is fetched once, as an npm package.
 """
 
 from __future__ import annotations
