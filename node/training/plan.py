@@ -112,8 +112,8 @@ def prepare_plan(task: TaskFile, dataset: Dataset | None = None) -> Plan:
     """Loads the data (unless given), cuts it into shards, runs the step file's `init` and compiles its `step`.
 
     Raises:
-        UsageError: U-37 to U-40, what the task asks for cannot be done with this data; U-44 to U-46, the step file;
-            U-47 the step cannot be compiled (every problem, with its line); U-48, U-49 numbers that do not fit it.
+        UsageError: U-37 to U-40 and U-56, what the task asks for cannot be done with this data; U-44 to U-46, the step
+            file; U-47 the step cannot be compiled (every problem, with its line); U-48, U-49 numbers that do not fit.
         UnreachableError, VerificationError: the data could not be fetched.
     """
     data = dataset if dataset is not None else load_dataset(task.data)
@@ -204,6 +204,12 @@ def _step_of(task: TaskFile, data: Dataset) -> TrainingStep:
     if model.file is not None:
         return load_step_file(model.file, training.seed)
     assert model.hidden is not None and training.learning_rate is not None, "the task file says so"
+    if "y" not in data.counts:
+        raise UsageError(
+            f"the built-in MLP tells labelled samples apart; {data.name} has {', '.join(data.train.tensors)}",
+            code="U-56",
+            hint='name a step file that reads them: [model] file = "gpt.py"',
+        )
     momentum = DEFAULT_MOMENTUM if training.momentum is None else training.momentum
     layers = (data.features, *model.hidden, data.classes)
     return mlp_step(layers, float(training.learning_rate), float(momentum))

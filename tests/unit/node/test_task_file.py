@@ -43,6 +43,13 @@ def test_every_example_loads(path: Path) -> None:
     assert task.task.deadline_at(NOW) > NOW
 
 
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.toml")), ids=lambda path: path.stem)
+def test_every_example_could_be_posted(path: Path) -> None:
+    """The market wants no less collateral than a unit pays, and time for one unit before the deadline."""
+    task = load_task_file(path, now=NOW)
+    assert task.pay.collateral >= max(task.pay.unit_price, task.aggregation_price)
+
+
 def test_mnist_example_is_the_demo_task() -> None:
     task = load_task_file(EXAMPLES / "mnist.toml", now=NOW)
     assert task.task.private

@@ -272,6 +272,27 @@ def evaluate(params, batch):
 """
 
 
+BIGRAM = """
+import torch
+from torch.func import grad_and_value
+from torch.nn import functional as F
+
+def init():
+    return {"table": torch.zeros(64, 64)}, {}
+
+def loss_of(params, batch):
+    logits = F.embedding(batch["tokens"][:, :-1], params["table"])
+    return F.cross_entropy(logits.reshape(-1, 64), batch["tokens"][:, 1:].reshape(-1))
+
+def step(params, state, batch):
+    gradients, loss = grad_and_value(loss_of)(params, batch)
+    return {"table": params["table"] - 20.0 * gradients["table"]}, state, loss
+
+def evaluate(params, batch):
+    return {"loss": loss_of(params, batch)}
+"""
+
+
 def clouds_task(folder: Path, step: str = CLOUDS, *, weights: str = "") -> TaskFile:
     """Three clouds of points, and a step file beside the task file."""
     rng = np.random.default_rng(0)
@@ -350,6 +371,35 @@ def test_weights_of_another_model_are_refused(tmp_path: Path, weights: dict[str,
         prepare_plan(clouds_task(tmp_path, weights='weights = "base.safetensors"\n'))
     assert caught.value.code == "U-49"
     assert said in caught.value.message
+
+
+def test_built_in_mlp_cannot_read_text(tmp_path: Path) -> None:
+    (tmp_path / "book.txt").write_text("Call me Ishmael. " * 50)
+    text = DIGITS.read_text().replace('source = "digits"', 'text = "book.txt"\ncontext = 8')
+    (tmp_path / "task.toml").write_text(text)
+    with pytest.raises(UsageError, match=r"book[^ ]* has tokens") as caught:
+        prepare_plan(load_task_file(tmp_path / "task.toml"))
+    assert caught.value.code == "U-56"
+
+
+def test_step_files_read_text_as_tokens(tmp_path: Path) -> None:
+    """A table of which character follows which, by counting alone: the least language model there is."""
+    (tmp_path / "book.txt").write_text("Call me Ishmael. Some years ago, never mind how long precisely. " * 20)
+    (tmp_path / "bigram.py").write_text(BIGRAM)
+    text = DIGITS.read_text().replace('source = "digits"', 'text = "book.txt"\ncontext = 8')
+    text = text.replace('kind = "mlp"\nhidden = [64]', 'file = "bigram.py"').replace(
+        "batch_size = 32", "batch_size = 16"
+    )
+    text = text.replace("learning_rate = 0.05\nmomentum = 0.9\n", "").replace("shards = 2", "shards = 1")
+    (tmp_path / "task.toml").write_text(text.replace("steps_per_round = 100", "steps_per_round = 40"))
+    plan = prepare_plan(load_task_file(tmp_path / "task.toml"))
+    assert plan.shard_state(0)["tokens"].type.width == 1
+    final = run_plan(plan).final_state
+    assert loss_of(final) < 0.6 * loss_of(plan.initial_state)
+    assert plan.dataset.test is not None
+    numbers = plan.dataset.numbers(plan.dataset.test)
+    exact = evaluate(plan.step, plan.compiled.decode_params(final), numbers)["loss"]
+    assert exact == pytest.approx(evaluate(plan.step, train_float32(plan), numbers)["loss"], abs=0.01)
 
 
 def test_batch_larger_than_a_shard_is_refused(tmp_path: Path) -> None:
