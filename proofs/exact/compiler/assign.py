@@ -29,6 +29,8 @@ class Formats:
         self.options = options
         self._squares = _squares(folded, {leaf.name: node for node, leaf in self.leaves.items()}, self.updates)
         self._least = _least(self.leaves, self.updates)
+        # One size for all: a mask added to scores must end below them, whatever they grow to.
+        self._masked = max([LEAST_MASKED, *(calibration.magnitude(node) for node in calibration.masked)])
         self._known: dict[tuple[fx.Node, int], NumberFormat] = {}
 
     def of(self, node: fx.Node, place: int = 0) -> NumberFormat:
@@ -41,7 +43,7 @@ class Formats:
 
     def magnitude(self, node: fx.Node, place: int = 0) -> float:
         """As calibrated, but at least what its kind makes likely."""
-        least = max(self._least.get(node, 0.0), LEAST_MASKED if node in self.calibration.masked else 0.0)
+        least = max(self._least.get(node, 0.0), self._masked if node in self.calibration.masked else 0.0)
         return max(self.calibration.magnitude(node, place), least)
 
     def module_of(self, node: fx.Node) -> str:

@@ -16,7 +16,7 @@ from torch import fx
 
 from proofs.exact.compiler.errors import Origin, Problem
 from proofs.exact.compiler.fold import Folded
-from proofs.exact.compiler.interpret import VIEWS, as_real, evaluate, is_float
+from proofs.exact.compiler.interpret import MASK, VIEWS, as_real, evaluate, is_float, is_mask
 from proofs.exact.compiler.trace import LeafKind, Trace
 
 aten = torch.ops.aten
@@ -32,7 +32,7 @@ Magnitudes = dict[fx.Node, tuple[float, ...]]
 class Calibration:
     magnitudes: Magnitudes = field(default_factory=dict)
     masked: set[fx.Node] = field(default_factory=set)
-    """Nodes with -inf in them: attention masks and what is made of them."""
+    """Nodes with -inf (or its stand-ins, see interpret.is_mask) in them: attention masks and what is made of them."""
     first_loss: float = 0.0
     problems: list[Problem] = field(default_factory=list)
 
@@ -166,15 +166,14 @@ class _Run:
 
 
 def _magnitude(value: Any) -> tuple[float, bool]:
-    """Greatest finite absolute value of a float tensor, and whether there is one that is not finite."""
+    """Greatest absolute value of a float tensor beside its masked places, and whether there are such places."""
     if not isinstance(value, torch.Tensor) or not value.is_floating_point() or not value.numel():
         return 0.0, False
-    lo, hi = torch.aminmax(value)
-    greatest = max(-lo.item(), hi.item())
-    if greatest < float("inf"):
-        return greatest, False
-    finite = value[torch.isfinite(value)]
-    return (float(finite.abs().max()) if finite.numel() else 0.0), True
+    lo, hi = (bound.item() for bound in torch.aminmax(value))
+    if lo > -MASK and hi < torch.inf:
+        return max(-lo, hi), False
+    rest = value[torch.isfinite(value) & ~is_mask(value)]
+    return (float(rest.abs().max()) if rest.numel() else 0.0), True
 
 
 # States with a memory

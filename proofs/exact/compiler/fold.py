@@ -17,7 +17,7 @@ import torch
 from torch import fx
 
 from proofs.exact.compiler.errors import Origin, Problem
-from proofs.exact.compiler.interpret import VIEWS, as_real, evaluate, val_of
+from proofs.exact.compiler.interpret import VIEWS, as_real, evaluate, is_mask, val_of
 from proofs.exact.compiler.materialise import MAX_EXPONENT
 from proofs.exact.compiler.rewrite import move_scalars, simplify
 from proofs.exact.compiler.trace import Leaf, LeafKind, Trace
@@ -273,7 +273,7 @@ def _check_constant(node: fx.Node, value: Any, *, by_step: bool = False) -> list
         at = f" at step {int(bad.reshape(-1).nonzero()[0])}" if by_step else ""
         instead = "use finite numbers (-inf in attention masks is understood)"
         return [Problem(f"a constant is {kind}{at}", instead, origin)]
-    finite = value[torch.isfinite(value)].abs()
+    finite = value[torch.isfinite(value) & ~is_mask(value)].abs()
     greatest = float(finite.max()) if finite.numel() else 0.0
     if greatest and not 2.0**-MAX_EXPONENT < greatest < 2.0**MAX_EXPONENT:
         return [Problem(f"a constant of {greatest:.3g} has no integer form", "scale it to a size near 1", origin)]

@@ -87,6 +87,19 @@ def val_of(node: fx.Node) -> torch.Tensor:
     return val
 
 
+MASK = 1e8
+"""Numbers from -this down stand for -inf where the rest of their tensor is small: people mask with -1e9 and with
+torch.finfo(dtype).min. Taken as numbers they would leave no digits for the others."""
+BESIDE_MASK = 1e4
+
+
+def is_mask(value: torch.Tensor) -> torch.Tensor:
+    """Where a float tensor says -inf, in whatever way."""
+    low = value <= -MASK
+    rest = value[~low & torch.isfinite(value)]
+    return low if not rest.numel() or float(rest.abs().max()) < BESIDE_MASK else torch.isneginf(value)
+
+
 def is_float(node: fx.Node) -> bool:
     val = node.meta.get("val")
     return isinstance(val, torch.Tensor) and val.is_floating_point()

@@ -7,7 +7,8 @@ import math
 import torch
 
 from proofs.exact.builder import Handle, ProgramBuilder
-from proofs.exact.tensor_type import bits_for
+from proofs.exact.compiler.interpret import MASK, is_mask
+from proofs.exact.tensor_type import MAX_BITS, bits_for
 
 TABLE_BITS = 32
 """What depends on the step alone has 31 significant bits at its greatest."""
@@ -17,7 +18,7 @@ MAX_EXPONENT = 120
 
 
 def constant(b: ProgramBuilder, value: torch.Tensor, mask_exponent: int) -> Handle:
-    """A folded constant. Axes along which it repeats are broadcast; -inf stands as -2^mask_exponent."""
+    """A folded constant. Axes along which it repeats are broadcast; -inf and its stand-ins are -2^mask_exponent."""
     small = compact(value)
     integers, frac = integers_of(small, mask_exponent)
     handle = b.constant(integers, frac=frac, shape=tuple(small.shape))
@@ -40,7 +41,7 @@ def number_of(value: torch.Tensor) -> float | None:
     if not value.is_floating_point():
         return None
     small = compact(value)
-    return float(small) if small.numel() == 1 and math.isfinite(float(small)) else None
+    return float(small) if small.numel() == 1 and -MASK < float(small) < math.inf else None
 
 
 def compact(value: torch.Tensor) -> torch.Tensor:
@@ -58,7 +59,8 @@ def integers_of(value: torch.Tensor, mask_exponent: int) -> tuple[list[int], int
     if not value.is_floating_point():
         return [int(entry) for entry in value.reshape(-1).tolist()], 0
     numbers = value.to(torch.float64).reshape(-1)
-    finite = torch.where(torch.isneginf(numbers), torch.zeros((), dtype=torch.float64), numbers)
+    masked = is_mask(numbers)
+    finite = numbers.masked_fill(masked, 0.0)
     greatest = float(finite.abs().max())
     exponent = min(max(math.frexp(greatest)[1], -MAX_EXPONENT), MAX_EXPONENT)
     frac = TABLE_BITS - 1 - exponent
@@ -69,14 +71,9 @@ def integers_of(value: torch.Tensor, mask_exponent: int) -> tuple[list[int], int
             break
     scaled = (finite * 2.0**frac).round()
     integers = [int(entry) for entry in scaled.tolist()]
-    if bool(torch.isneginf(numbers).any()):
-        frac, integers = _masked(numbers, integers, frac, mask_exponent)
+    if bool(masked.any()):
+        least = -(1 << max(mask_exponent + frac, 0))
+        if bits_for(least, 0) > MAX_BITS - 1:
+            raise ValueError("a mask of -inf beside numbers that are too fine for it: use 0 beside -inf")
+        integers = [least if hidden else entry for hidden, entry in zip(masked.tolist(), integers, strict=True)]
     return integers, frac
-
-
-def _masked(numbers: torch.Tensor, integers: list[int], frac: int, exponent: int) -> tuple[int, list[int]]:
-    least = -(1 << max(exponent + frac, 0))
-    assert bits_for(least, 0) <= 63, "a mask's range and its other numbers' scale cannot be that far apart"
-    return frac, [
-        least if infinite else entry for infinite, entry in zip(torch.isneginf(numbers).tolist(), integers, strict=True)
-    ]

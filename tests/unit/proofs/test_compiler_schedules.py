@@ -124,21 +124,31 @@ def test_constants_are_evaluated_once() -> None:
     torch.testing.assert_close(compiled.decode_params(after)["w"].double(), wanted, atol=1e-6, rtol=0)
 
 
-def test_masked_places_have_no_weight() -> None:
-    """-inf in an additive mask: the softmax of such a place is exactly 0, however large the other scores get."""
+@pytest.mark.parametrize("mask", [-torch.inf, -1e9, torch.finfo(torch.float32).min])
+@pytest.mark.parametrize("written", ["sum", "two sums", "where", "masked_fill"])
+def test_masked_places_have_no_weight(written: str, mask: float) -> None:
+    """The softmax of a masked place is exactly 0, however large the other scores get, and takes no digits from them."""
 
     def step(params: Any, state: Any, batch: Batch) -> Result:
-        mask = torch.full((3, 3), -torch.inf).triu(1)
-        weights = torch.softmax(params["w"] + mask, dim=-1)
+        above = torch.ones(3, 3, dtype=torch.bool).triu(1)
+        if written == "sum":
+            scores = params["w"] + torch.full((3, 3), mask).triu(1)
+        elif written == "two sums":
+            scores = params["w"] + torch.where(above, mask, 0.0) + params["w"] * 0.0
+        elif written == "where":
+            scores = torch.where(above, torch.full((), mask), params["w"])
+        else:
+            scores = params["w"].masked_fill(above, mask)
+        weights = torch.softmax(scores, dim=-1)
         return {"w": params["w"], "p": weights}, state, weights.sum()
 
     params = {"w": torch.full((3, 3), 0.01), "p": torch.zeros(3, 3)}
     compiled = compile_step(step, (params, {}, {}))
-    limit = 2.0 ** (compiled.program.state_types["params.w"].bits - 1 - compiled.program.state_types["params.w"].frac)
-    for size in (0.01, limit * 0.99):
+    type_ = compiled.program.state_types["params.w"]
+    for size in (0.01, 2.0 ** (type_.bits - 1 - type_.frac) * 0.99):
         params["w"] = torch.full((3, 3), -size)
+        params["w"][:, 1] += 0.01
         state = run_exact(compiled, compiled.encode_state(params, {}), {}, 1)
-        found = compiled.decode_params(state)["p"]
-        wanted = torch.tensor([[1.0, 0.0, 0.0], [1 / 2, 1 / 2, 0], [1 / 3, 1 / 3, 1 / 3]])
-        torch.testing.assert_close(found, wanted, atol=1e-6, rtol=0)
+        wanted = torch.softmax(params["w"].masked_fill(torch.ones(3, 3).triu(1) > 0, -torch.inf), dim=-1)
+        torch.testing.assert_close(compiled.decode_params(state)["p"], wanted, atol=1e-6, rtol=0)
         assert int(state["params.p"].values.triu(1).abs().max()) == 0
