@@ -75,7 +75,7 @@ def _cells(run: Comparison, look: int) -> list[str]:
 
 def curve_panels(runs: Sequence[Comparison]) -> list[Panel]:
     """Training loss, then each of evaluate()'s means: both sides of every run."""
-    panels = [Panel("training loss", [s for run in runs for s in _pair(run, lambda curve: curve.losses)])]
+    panels = [Panel("training loss", [series for run in runs for series in _losses(run)])]
     for name in runs[0].metric_names:
 
         def values(curve: Curve, name: str = name) -> list[float]:
@@ -83,6 +83,12 @@ def curve_panels(runs: Sequence[Comparison]) -> list[Panel]:
 
         panels.append(Panel(name, [series for run in runs for series in _pair(run, values)]))
     return panels
+
+
+def _losses(run: Comparison) -> list[Series]:
+    """After every step, after the look at the start."""
+    sides = (("float32", run.float32), ("exact", run.exact))
+    return [Series(name, range(1, len(c.every_loss) + 1), c.every_loss) for name, c in sides]
 
 
 def _pair(run: Comparison, values: Any) -> list[Series]:

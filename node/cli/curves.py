@@ -72,6 +72,7 @@ def write_png(path: Path, panels: Sequence[Panel], *, title: str = "") -> None:
             style = "-" if kind == "exact" else (0, (4, 2))
             width = 1.3 if kind == "exact" else 2.2
             axes.plot(list(series.x), list(series.y), linestyle=style, linewidth=width, color=INK[kind], label=label)
+        axes.set_ylim(*_window(panel))
         axes.set_title(panel.title, fontsize=10)
         axes.set_xlabel("step", fontsize=9)
         axes.tick_params(labelsize=8)
@@ -83,3 +84,13 @@ def write_png(path: Path, panels: Sequence[Panel], *, title: str = "") -> None:
         figure.suptitle(title, fontsize=11)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, format="png", metadata={"Software": None})
+
+
+def _window(panel: Panel) -> tuple[float, float] | tuple[None, None]:
+    """The range of y after the first twentieth of the steps: the fall at the start would flatten all that follows."""
+    last = max((x for series in panel.series for x in series.x), default=0.0)
+    settled = [y for s in panel.series for x, y in zip(s.x, s.y, strict=True) if x >= last / 20 and math.isfinite(y)]
+    if not settled:
+        return None, None
+    margin = 0.05 * (max(settled) - min(settled)) or 0.05 * abs(settled[0]) or 1.0
+    return min(settled) - margin, max(settled) + margin

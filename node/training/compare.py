@@ -76,10 +76,13 @@ class Material:
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """One side at the points where both were looked at. Metrics are evaluate()'s, on held-out data if there is any."""
+    """One side at the points where both were looked at. Metrics are evaluate()'s, on held-out data if there is any.
+    `every_loss` has the training loss after each step.
+    """
 
     losses: list[float] = field(default_factory=list)
     metrics: list[Mapping[str, float]] = field(default_factory=list)
+    every_loss: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +204,8 @@ def compare(
         clock["float32"] += time.perf_counter() - started
         if done == 1:
             clock["float32"] = clock["exact"] = 0.0
+        float32.every_loss.append(twin.loss)
+        exact.every_loss.append(compiled.loss_of(now))
         if done in looks or done == steps:
             looked.append(done)
             look(now)

@@ -95,7 +95,7 @@ def measure(trial: Trial, seed: int, steps: int) -> Run:
     step, material = subject(trial)
     prepared = prepare(step, material, seed=seed, steps=steps)
     looks = {*range(0, steps, max(1, steps // LOOKS)), *tail_of(trial, steps)}
-    kept = KEPT / f"{trial.name}-{seed}-{steps}-{len(looks)}-{prepared.compiled.program.root().hex()[:12]}.json"
+    kept = KEPT / f"{trial.name}-{seed}-{steps}-{prepared.compiled.program.root().hex()[:12]}.json"
     if kept.exists():
         return _read(kept)
     began = time.perf_counter()
@@ -105,7 +105,9 @@ def measure(trial: Trial, seed: int, steps: int) -> Run:
             pair = (
                 f"{now.float32.metrics[-1][trial.metric]:.4f} float32, {now.exact.metrics[-1][trial.metric]:.4f} exact"
             )
-            times = f"{1e3 * now.float32_s / done:.0f} and {1e3 * now.exact_s / done:.0f} ms a step"
+            times = (
+                f"{1e3 * now.float32_s / max(1, done - 1):.0f} and {1e3 * now.exact_s / max(1, done - 1):.0f} ms a step"
+            )
             _say(f"{trial.name} seed {seed}: step {done}/{steps}  {trial.metric} {pair}  {times}")
 
     comparison = compare(
@@ -172,8 +174,8 @@ def summary(trial: Trial, runs: Sequence[Run]) -> dict[str, object]:
         "float32_seed_spread": max(levels) - min(levels),
         "float32_last_bit_gap_per_seed": noise,
         "seconds_per_step": {
-            "float32": mean(run.comparison.float32_s / run.comparison.steps[-1] for run in runs),
-            "exact": mean(run.comparison.exact_s / run.comparison.steps[-1] for run in runs),
+            "float32": mean(run.comparison.float32_s / (run.comparison.steps[-1] - 1) for run in runs),
+            "exact": mean(run.comparison.exact_s / (run.comparison.steps[-1] - 1) for run in runs),
         },
     }
 
@@ -211,7 +213,7 @@ def _document(run: Run) -> dict[str, object]:
 
 def _read(path: Path) -> Run:
     kept = json.loads(path.read_text())
-    float32, exact = (Curve(kept[side]["losses"], kept[side]["metrics"]) for side in ("float32", "exact"))
+    float32, exact = (Curve(**kept[side]) for side in ("float32", "exact"))
     return Run(Comparison(kept["seed"], tuple(kept["steps"]), float32, exact, *kept["times_s"]), kept["again"])
 
 

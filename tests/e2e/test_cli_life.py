@@ -92,6 +92,9 @@ def test_a_task_is_posted_trained_paid_and_fetched(market: Cli, tmp_path: Path) 
     seen = market.run("task", "watch", short, "--json").document
     assert seen["trained"] is True
     assert seen["paid_wei"] == seen["escrow_wei"] == str(45 * 10**17)
+    read = market.run("program", "show", short, "--json").document  # of any task, by anybody
+    assert read["figures"]["operations"] == len(read["operations"]) > 50
+
     shown = market.run("task", "show", short, "--timeline", "--json").document
     assert [event["event"] for event in shown["events"]].count("UnitFinalised") == 3
     assert market.run("task", "list", "--dev-account", REQUESTER, "--json").document["items"][0]["task"] == task

@@ -219,3 +219,18 @@ def test_no_command_prints_a_secret(cli: Cli, tmp_path: Path) -> None:
         assert not any(said_secret in ran.stdout + ran.stderr for ran in said)
     for secret in (PRIVATE_KEY, PASSWORD, "APIKEY", "user:pass"):
         assert not any(secret in ran.stdout + ran.stderr for ran in said), secret
+
+
+def test_a_step_file_is_checked_and_what_is_wrong_with_it_is_told(cli: Cli, tmp_path: Path) -> None:
+    whole = cli.run("program", "check", "examples/mlp.py", "--json")
+    assert whole.code == 0, whole.stderr
+    assert whole.document["parameters"] == 235_146
+    assert whole.document["seconds_per_step"] > 0
+
+    broken = tmp_path / "broken.py"
+    broken.write_text(
+        Path("examples/mlp.py").read_text().replace("    return params, state, loss", "    return params, loss")
+    )
+    told = cli.run("program", "check", str(broken), "--json")
+    assert (told.code, told.error["code"]) == (2, "U-55")
+    assert "return params, state, loss" in told.document["problems"][0]["instead"]
