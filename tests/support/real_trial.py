@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -35,6 +34,7 @@ from proofs.exact.compiler.lowering import EXACT, RULES, Facts, Lowering
 from proofs.exact.compiler.trace import Leaf, LeafKind
 from proofs.exact.execute import run_unit
 from proofs.exact.program import Program
+from proofs.exact.settings import Settings
 from proofs.exact.tensor import ExactTensor
 from proofs.exact.tensor_type import TensorType, bits_for
 
@@ -116,55 +116,71 @@ def traced(function: Function, inputs: Sequence[torch.Tensor]) -> fx.GraphModule
     )(*inputs)
 
 
-@dataclass
-class Lowered:
-    """A program with a data input for each argument and results out0, out1, ..., and what it was made of."""
+class Trial:
+    """A function of tensors, traced once and lowered as often as one likes."""
 
-    program: Program
-    data: dict[str, ExactTensor]
-    module: fx.GraphModule
-    values: Mapping[fx.Node, Any] = field(repr=False)
+    def __init__(self, function: Function, *inputs: torch.Tensor) -> None:
+        self.function = function
+        self.inputs = inputs
+        self.module = traced(function, inputs)
+        recorder = _Recorder(self.module)
+        recorder.run(*inputs)
+        self._seen = recorder.seen
 
-    def run(self) -> list[torch.Tensor]:
+    def lower(self, format_of: FormatOf = wide) -> Program:
+        """With a data input for each argument, by the name of its placeholder, and results out0, out1, ...
+
+        Float inputs are held as nodes are; integer ones lie between their least and their greatest element.
+        """
+        formats: Any = TrialFormats(self._seen, format_of)
+        b = ProgramBuilder()
+        t = b.state("t", TensorType((), 32, 0))
+        lo = Lowering(b, t, Options(), formats)
+        values: dict[fx.Node, Any] = {}
+        given = iter(self.inputs)
+        for node in self.module.graph.nodes:
+            lo.node = node
+            if node.op == "placeholder":
+                values[node] = _input(lo, node, next(given))
+            elif node.op == "get_attr" or (node.op == "call_function" and not node.all_input_nodes):
+                values[node] = materialise.constant(b, self._seen[node], MASK_EXPONENT)
+            elif node.op == "output":
+                for place, result in enumerate(node.args[0]):
+                    out = values[result]
+                    b.state(f"out{place}", TensorType(out.shape, out.bits, out.frac))
+                    b.update(f"out{place}", out)
+            elif node.target is operator.getitem:
+                values[node] = values[node.args[0]][node.args[1]]
+            else:
+                values[node] = _lower(lo, node, values)
+        b.update("t", b.clamp(b.add(t, b.constant(1)), 0, 2**30))
+        return b.build()
+
+    def errors(self, format_of: FormatOf = wide) -> list[float]:
+        """For each result its greatest error over its greatest magnitude, beside float64 on the same rounded inputs."""
+        program = self.lower(format_of)
+        data = {}
+        rounded = []
+        for node, x in zip(self.module.graph.find_nodes(op="placeholder"), self.inputs, strict=True):
+            type_ = next(given.type for given in program.inputs if given.name == node.name)
+            scale = 2.0**type_.frac
+            integers = (x.double() * scale).round().clamp(type_.lo, type_.hi).to(torch.int64)
+            data[node.name] = ExactTensor(type_, integers)
+            rounded.append(integers.double() / scale if x.is_floating_point() else x)
         state = {
             name: ExactTensor(type_, torch.zeros(type_.shape, dtype=torch.int64))
-            for name, type_ in self.program.state_types.items()
+            for name, type_ in program.state_types.items()
         }
-        final = run_unit(self.program, state, self.data, 0, 1, 1).final_state
-        places = range(sum(name.startswith("out") for name in final))
-        return [final[f"out{place}"].values.double() * 2.0 ** -final[f"out{place}"].type.frac for place in places]
-
-
-def lowered(function: Function, *inputs: torch.Tensor, format_of: FormatOf = wide) -> Lowered:
-    """Float inputs are held as wide nodes are; integer ones lie between their least and greatest element."""
-    module = traced(function, inputs)
-    rounded = [_round(x, format_of) if x.is_floating_point() else x for x in inputs]
-    recorder = _Recorder(module)
-    recorder.run(*rounded)
-    formats: Any = TrialFormats(recorder.seen, format_of)
-    b = ProgramBuilder()
-    t = b.state("t", TensorType((), 32, 0))
-    lo = Lowering(b, t, Options(), formats)
-    values: dict[fx.Node, Any] = {}
-    data: dict[str, ExactTensor] = {}
-    given = iter(rounded)
-    for node in module.graph.nodes:
-        lo.node = node
-        if node.op == "placeholder":
-            values[node] = _input(lo, node.name, next(given), data, format_of)
-        elif node.op == "get_attr" or (node.op == "call_function" and not node.all_input_nodes):
-            values[node] = materialise.constant(b, recorder.seen[node], MASK_EXPONENT)
-        elif node.op == "output":
-            for place, result in enumerate(node.args[0]):
-                out = values[result]
-                b.state(f"out{place}", TensorType(out.shape, out.bits, out.frac))
-                b.update(f"out{place}", out)
-        elif node.target is operator.getitem:
-            values[node] = values[node.args[0]][node.args[1]]
-        else:
-            values[node] = _lower(lo, node, values)
-    b.update("t", b.clamp(b.add(t, b.constant(1)), 0, 2**30))
-    return Lowered(b.build(), data, module, recorder.seen)
+        final = run_unit(program, state, data, 0, 1, 1, settings=Settings(fuse=False)).final_state
+        expected = self.function(*rounded)
+        errors = []
+        for place, wanted in enumerate(expected if isinstance(expected, tuple) else (expected,)):
+            out = final[f"out{place}"]
+            result = out.values.double() * 2.0**-out.type.frac
+            assert result.shape == wanted.shape
+            size = float(wanted.double().abs().max())
+            errors.append(float((result - wanted.double()).abs().max()) / (size or 1.0))
+        return errors
 
 
 def _lower(lo: Lowering, node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:
@@ -192,42 +208,11 @@ def _lower(lo: Lowering, node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:
 _MEANINGFUL = frozenset({"alpha", "beta", "value", "approximate", "correction", "keepdim", "dtype"})
 
 
-def _input(lo: Lowering, name: str, x: torch.Tensor, data: dict[str, ExactTensor], format_of: FormatOf) -> Handle:
+def _input(lo: Lowering, node: fx.Node, x: torch.Tensor) -> Handle:
     if x.is_floating_point():
-        form = _format(x, format_of)
-        type_ = TensorType(tuple(x.shape), form.bits, form.frac)
-        data[name] = ExactTensor(type_, (x * 2.0**form.frac).round().to(torch.int64))
-        handle = lo.b.data(name, type_)
-        lo.know(handle, Facts(float(x.abs().max())))
+        form = lo.formats.of(node)
+        handle = lo.b.data(node.name, TensorType(tuple(x.shape), form.bits, form.frac))
+        lo.know(handle, Facts(lo.formats.magnitude(node)))
         return handle
     least, greatest = int(x.min()), int(x.max())
-    type_ = TensorType(tuple(x.shape), bits_for(least, greatest), 0)
-    data[name] = ExactTensor(type_, x.to(torch.int64))
-    return lo.b.clamp(lo.b.data(name, type_), least, greatest)
-
-
-def _format(x: torch.Tensor, format_of: FormatOf) -> NumberFormat:
-    node = fx.Graph().placeholder("x")
-    return format_of(node, 0, float(x.abs().max()))
-
-
-def _round(x: torch.Tensor, format_of: FormatOf) -> torch.Tensor:
-    form = _format(x, format_of)
-    most = 2.0 ** (form.bits - 1) - 1
-    return (x.double() * 2.0**form.frac).round().clamp(-most - 1, most) * 2.0**-form.frac
-
-
-def relative_error(function: Function, *inputs: torch.Tensor, format_of: FormatOf = wide) -> list[float]:
-    """For each result, its greatest error over its greatest magnitude."""
-    made = lowered(function, *inputs, format_of=format_of)
-    rounded = [_round(x, format_of) if x.is_floating_point() else x for x in inputs]
-    expected = function(*rounded)
-    expected = expected if isinstance(expected, tuple) else (expected,)
-    results = made.run()
-    assert len(results) == len(expected)
-    errors = []
-    for result, wanted in zip(results, expected, strict=True):
-        assert result.shape == wanted.shape
-        size = float(wanted.double().abs().max())
-        errors.append(float((result - wanted.double()).abs().max()) / (size or 1.0))
-    return errors
+    return lo.b.clamp(lo.b.data(node.name, TensorType(tuple(x.shape), bits_for(least, greatest), 0)), least, greatest)

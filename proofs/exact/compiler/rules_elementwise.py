@@ -23,6 +23,8 @@ Operand = Handle | int | float
 """What an ATen overload takes in place of a tensor: make_fx passes Python scalars through."""
 
 MAX_POWER = 16
+BASE_BITS = 32
+"""Of what is raised to a power."""
 QUOTIENT_GUARD_BITS = 6
 QUOTIENT_FRAC = 20
 LIMIT = 1 << 60
@@ -195,8 +197,12 @@ def power(lo: Lowering, x: Handle, exponent: float) -> Handle:
     times = abs(int(doubled)) if doubled % 2 else abs(int(doubled)) // 2
     if times == 0:
         return lo.b.broadcast(lo.b.constant(1), x.shape)
-    result = _whole_power(lo, root, times)
-    return result if doubled > 0 else quotient(lo, lo.b.constant(1), result, lo.format.frac)
+    if doubled < 0:
+        # Inverted first, and saturated where its power would be: a power of the divisor would have lost its low end.
+        exponent = -(-(lo.format.bits - lo.format.frac) // times) + 1
+        inverse = NumberFormat(BASE_BITS - 1 - exponent, BASE_BITS)
+        root = arithmetic.to(lo.b, quotient(lo, lo.b.constant(1), root, inverse.frac), inverse)
+    return _whole_power(lo, root, times)
 
 
 def _whole_power(lo: Lowering, x: Handle, times: int) -> Handle:

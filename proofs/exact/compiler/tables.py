@@ -25,7 +25,8 @@ Function = Callable[[Any, Any], Any]
 """f(m, x): written once, for m = math (float64) and m = mpmath."""
 
 TIE_WINDOW = 2.0**-10
-"""Of an entry's unit. float64 is right to 2^-20 of it for entries of 31 bits."""
+DOUBLE_DECIDES = 2.0**32
+"""Below this float64 is right to 2^-19 of an entry's unit, far inside the window around a tie."""
 EXACT_BITS = 100
 
 
@@ -47,7 +48,7 @@ class Table:
 def rounded(function: Function, numerator: int, denominator_bits: int, frac: int) -> int:
     """function(numerator * 2^-denominator_bits) * 2^frac to the nearest integer, correctly rounded."""
     estimate = math.ldexp(float(function(math, math.ldexp(numerator, -denominator_bits))), frac)
-    if abs(estimate - math.floor(estimate) - 0.5) > TIE_WINDOW:
+    if abs(estimate) < DOUBLE_DECIDES and abs(estimate - math.floor(estimate) - 0.5) > TIE_WINDOW:
         return math.floor(estimate + 0.5)
     with mpmath.workprec(EXACT_BITS):
         exact = function(mpmath, mpmath.ldexp(numerator, -denominator_bits))
