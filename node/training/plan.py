@@ -135,7 +135,12 @@ def prepare_plan(task: TaskFile, dataset: Dataset | None = None) -> Plan:
     total = task.task.rounds * training.steps_per_round
     try:
         compiled = compile_step(
-            step.step, (params, optimiser, example), samples=samples, steps=total, data_types=_data_types(data)
+            step.step,
+            (params, optimiser, example),
+            samples=samples,
+            steps=total,
+            options=step.options,
+            data_types=_data_types(data),
         )
         initial_state = compiled.encode_state(params, optimiser)
     except CompileError as error:

@@ -4,6 +4,7 @@
     step(params, state, batch) -> (params, state, loss)    one training step; batch is a dict of tensors
     evaluate(params, batch) -> {"accuracy": mean, ...}     optional: means over the batch
     example_batch() -> batch                               optional: lets `avenue program check` run without data
+    OPTIONS = Options(overflow="assert", ...)              optional: how numbers are held
 
 Loading one runs its code. That happens on the requester's machine alone, under `torch.manual_seed(training.seed)`:
 what Compute Nodes are sent is the compiled program, which is data, never Python. Modules beside the file can be
@@ -26,6 +27,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
+from proofs.exact.compiler.formats import Options
 from protocol.errors import UsageError
 
 Tree = Any
@@ -44,6 +46,8 @@ class TrainingStep:
     step: Callable[[Tree, Tree, dict[str, torch.Tensor]], tuple[Tree, Tree, torch.Tensor]]
     evaluate: Callable[[Tree, dict[str, torch.Tensor]], Mapping[str, torch.Tensor | float]] | None = None
     example_batch: Callable[[], dict[str, torch.Tensor]] | None = None
+    options: Options | None = None
+    """None: the compiler's own."""
 
     def initial(self, seed: int) -> tuple[Tree, Tree]:
         """Parameters and optimiser state as `init` draws them under this seed, out of any autograd graph; torch's own
@@ -93,6 +97,7 @@ def load_step_file(path: Path | str, seed: int = 0) -> TrainingStep:
         _function(module, path, "step"),
         _function(module, path, "evaluate", optional=True),
         _function(module, path, "example_batch", optional=True),
+        _options(module, path),
     )
 
 
@@ -103,6 +108,17 @@ def _function(module: ModuleType, path: Path, name: str, *, optional: bool = Fal
     if not callable(found):
         has = "has no function" if found is None else "has something that is no function as"
         raise UsageError(f"{path} {has} {name}()", code="U-46", hint=EXAMPLES_HINT)
+    return found
+
+
+def _options(module: ModuleType, path: Path) -> Options | None:
+    found = getattr(module, "OPTIONS", None)
+    if found is not None and not isinstance(found, Options):
+        raise UsageError(
+            f"OPTIONS in {path} is a {type(found).__name__}",
+            code="U-46",
+            hint="from proofs.exact.compiler.formats import Options",
+        )
     return found
 
 

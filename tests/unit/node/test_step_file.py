@@ -99,6 +99,17 @@ def test_a_missing_function_is_named(tmp_path: Path, name: str) -> None:
     assert f"{name}()" in error.message
 
 
+def test_options_are_those_of_the_compiler_or_refused(tmp_path: Path) -> None:
+    made = 'from proofs.exact.compiler.formats import Options\nOPTIONS = Options(overflow="assert")\n'
+    loaded = load_step_file(written(tmp_path, GOOD + made))
+    assert loaded.options is not None and loaded.options.overflow == "assert"
+    assert load_step_file(written(tmp_path, GOOD)).options is None
+    error = refusal(written(tmp_path, GOOD + 'OPTIONS = {"overflow": "assert"}\n'))
+    assert (error.code, "OPTIONS in" in error.message) == ("U-46", True)
+    wrong = GOOD + 'from proofs.exact.compiler.formats import Options\nOPTIONS = Options(overflow="wrap")\n'
+    assert "overflow is" in refusal(written(tmp_path, wrong)).message
+
+
 def test_what_is_no_function_and_what_returns_no_pair_are_refused(tmp_path: Path) -> None:
     assert refusal(written(tmp_path, GOOD + "\nstep = 3\n")).code == "U-46"
     path = written(tmp_path, GOOD + "\ndef init():\n    return [1, 2]\n")

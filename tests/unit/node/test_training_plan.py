@@ -22,7 +22,8 @@ from node.training.plan import Plan, PlanRun, loss_of, prepare_plan, run_plan
 from node.training.step_file import Tree
 from proofs.exact.aggregate import aggregate
 from proofs.exact.encoding import encode_program
-from proofs.exact.execute import LiveState, Stopped, run_unit
+from proofs.exact.execute import LiveState, Overflowed, Stopped, run_unit
+from proofs.exact.opcodes import Opcode
 from proofs.exact.permutation import batch_indices
 from proofs.exact.state import State, decode_state, encode_state, state_root
 from proofs.exact.state_dict import save_safetensors, to_state_dict
@@ -270,6 +271,27 @@ def evaluate(params, batch):
     logits = functional_call(model, params, (batch["x"],))
     return {"accuracy": (logits.argmax(1) == batch["y"]).float().mean()}
 """
+
+
+def test_step_file_that_asserts_its_bounds_ends_in_an_overflow(tmp_path: Path) -> None:
+    """At a rate at which the weights double again and again, they saturate, unless the author wants to be told."""
+    wild = CLOUDS.replace("rate = 0.5 * 0.99 ** state", "rate = -1.0 * 1.0 ** state").replace(
+        'return nn.functional.cross_entropy(functional_call(model, params, (batch["x"],)), batch["y"])',
+        'return sum((tensor**2).sum() for tensor in params.values()) + batch["x"].sum() * 0 + batch["y"].sum() * 0',
+    )
+    plan = prepare_plan(clouds_task(tmp_path, wild))
+    saturated = run_plan(plan).final_state["params.weight"]
+    assert int(saturated.values.abs().max()) >= saturated.type.hi
+    options = 'from proofs.exact.compiler.formats import Options\nOPTIONS = Options(overflow="assert")\n'
+    plan = prepare_plan(clouds_task(tmp_path, options + wild))
+    with pytest.raises(Overflowed) as caught:
+        run_plan(plan)
+    over = caught.value
+    assert 0 < over.step < 25
+    assert plan.program.ops[over.operation].opcode is Opcode.CHECK
+    assert len(over.committed_roots(plan.steps, plan.checkpoint_interval)) == 2
+    good = plan.compiled.decode_params(over.state)["weight"]
+    assert bool(torch.isfinite(good).all()), "the last good state is one to go on from"
 
 
 BIGRAM = """
