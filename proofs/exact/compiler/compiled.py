@@ -24,7 +24,7 @@ from proofs.exact.compiler.report import Report, report_of
 from proofs.exact.compiler.trace import Leaf, LeafKind, named_leaves
 from proofs.exact.program import Program
 from proofs.exact.state import State
-from proofs.exact.tensor import ExactTensor
+from proofs.exact.tensor import DTYPES, ExactTensor
 from proofs.exact.tensor_type import TensorType
 
 Tensors = Mapping[str, torch.Tensor | NDArray[Any]]
@@ -67,7 +67,7 @@ class CompiledStep:
             series = self.schedules.get(name)
             if series is not None and name not in self.counters:
                 _on_schedule(name, tensor, series, done)
-            encoded[name] = _exact(name, tensor, type_)
+            encoded[name] = _exact(name, tensor, type_, 2.0**-type_.frac)
         encoded["t"] = ExactTensor(STEP_TYPE, torch.tensor(done))
         loss = min(max(round(self.first_loss * 2**LOSS_TYPE.frac), LOSS_TYPE.lo), LOSS_TYPE.hi)
         encoded["loss"] = ExactTensor(LOSS_TYPE, torch.tensor(loss))
@@ -88,12 +88,7 @@ class CompiledStep:
             tensor = _tensor(name, given[name], stored.shape, takes_floats, integers_too=True)
             if name in self.labels:
                 _check_range(name, tensor, self.labels[name].lo, self.labels[name].hi, "a label")
-            if tensor.is_floating_point():
-                integers = (tensor.to(torch.float64) / type_.step).round()
-            else:
-                integers = tensor.to(torch.int64)
-            _check_range(name, integers, stored.lo + type_.offset, stored.hi + type_.offset, "a number", type_.step)
-            encoded[name] = ExactTensor(stored, integers.to(torch.int64) - type_.offset)
+            encoded[name] = _exact(name, tensor, stored, type_.step, type_.offset)
         return {name: encoded[name] for name in self.program.data_types}
 
     # Out
@@ -179,20 +174,31 @@ def _tensor(
     return tensor
 
 
-def _exact(name: str, tensor: torch.Tensor, type_: TensorType) -> ExactTensor:
-    integers = (
-        (tensor.to(torch.float64) * 2.0**type_.frac).round() if type_.frac or tensor.is_floating_point() else tensor
-    )
-    _check_range(name, integers, type_.lo, type_.hi, "a number", 2.0**-type_.frac)
-    return ExactTensor(type_, integers.to(torch.int64))
+CHUNK = 2**22
+"""Elements that are rounded at once: a shard may be larger than memory has room for in float64."""
 
 
-def _check_range(name: str, integers: torch.Tensor, lo: int, hi: int, what: str, step: float = 1) -> None:
-    outside = (integers < lo) | (integers > hi)
-    if bool(outside.any()):
-        at = _first(outside)
-        value, least, greatest = float(integers[at]) * step, lo * step, hi * step
-        raise EncodeError(name, f"{value:.6g} at {list(at)} is {what} outside {least:.6g} to {greatest:.6g}")
+def _exact(name: str, tensor: torch.Tensor, type_: TensorType, step: float, offset: int = 0) -> ExactTensor:
+    """The nearest integers of tensor / step (of integers: themselves), less the offset. Ties go to even."""
+    out = torch.empty(tensor.shape, dtype=DTYPES[type_.width])
+    flat, rounded = tensor.reshape(-1), out.view(-1)
+    for start in range(0, tensor.numel(), CHUNK):
+        part = flat[start : start + CHUNK]
+        integers = (part.to(torch.float64) / step).round() if part.is_floating_point() else part.to(torch.int64)
+        integers = integers - offset
+        lo, hi = (float(bound) for bound in torch.aminmax(integers))
+        if lo < type_.lo or hi > type_.hi:
+            unit = step if tensor.is_floating_point() else 1
+            _check_range(name, tensor, (type_.lo + offset) * unit, (type_.hi + offset) * unit, "a number")
+        rounded[start : start + CHUNK] = integers.to(torch.int64)
+    return ExactTensor.proven(type_, out)
+
+
+def _check_range(name: str, numbers: torch.Tensor, lo: float, hi: float, what: str) -> None:
+    least, greatest = torch.aminmax(numbers)
+    if float(least) < lo or float(greatest) > hi:
+        at = _first((numbers < lo) | (numbers > hi))
+        raise EncodeError(name, f"{float(numbers[at]):.6g} at {list(at)} is {what} outside {lo:.6g} to {hi:.6g}")
 
 
 def _on_schedule(name: str, tensor: torch.Tensor, series: torch.Tensor, done: int) -> None:

@@ -170,6 +170,10 @@ class Driver:
             )
         except ValueError as error:
             self._reject(node, str(error), "")
+        except Exception as error:
+            origin = origin_of(node)
+            error.add_note(f"while {node.target} was lowered, at {origin.location}: {origin.location.code}")
+            raise
 
     def _call(self, rule: Rule, node: fx.Node) -> Any:
         args = tuple(self._argument(node, place, argument) for place, argument in enumerate(node.args))

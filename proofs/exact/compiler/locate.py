@@ -93,7 +93,9 @@ class Locator(TorchDispatchMode):  # type: ignore[no-untyped-call]
             raise TracingStopped from error
         node = self.graph._root._prev
         while node is not last:
-            node.meta["origin"] = replace(origin, target=str(node.target))
+            # A decomposition leaves other operations than the one that was called; what is no operation goes by that.
+            own = isinstance(node.target, torch._ops.OpOverload)
+            node.meta["origin"] = replace(origin, target=str(node.target)) if own else origin
             node = node._prev
         if _has_unknown_side(result):
             self._reject(origin, *_DEPENDENT_SHAPE)
