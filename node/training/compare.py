@@ -151,7 +151,7 @@ def prepare(
         (params, state, material.example()),
         samples=material.count,
         steps=steps,
-        options=options,
+        options=options or step.options,
         data_types=material.data_types,
         data=None if material.batch_size is None else material.samples,
     )

@@ -141,6 +141,7 @@ def prepare_plan(task: TaskFile, dataset: Dataset | None = None) -> Plan:
             steps=total,
             options=step.options,
             data_types=_data_types(data),
+            data=tensors_of(shards[0].tensors),
         )
         initial_state = compiled.encode_state(params, optimiser)
     except CompileError as error:
