@@ -68,11 +68,18 @@ def main() -> None:
 
 
 def _exact(workload: str, folder: Path, threads: int) -> int:
+    from proofs import keccak_bulk  # noqa: F401
+    from proofs.exact import permutation_bulk  # noqa: F401
+    from proofs.exact.backend import amx_support, jit
     from proofs.exact.encoding import decode_program
     from proofs.exact.plan import Plan
     from proofs.exact.settings import Settings
     from proofs.exact.state import decode_state
 
+    # What a plan would import on its own when it first needs it: numba, LLVM and what they keep of it.
+    jit.compiler()
+    if amx_support.usable():
+        from proofs.exact.backend import amx  # noqa: F401
     had = _reset_peak()
     plan = Plan.of(decode_program(folder.joinpath("program").read_bytes()), Settings(threads=threads))
     state = decode_state(folder.joinpath("state").read_bytes())
@@ -85,9 +92,12 @@ def _exact(workload: str, folder: Path, threads: int) -> int:
 def _float32(workload: str, folder: Path, threads: int) -> int:
     import torch
 
+    from scripts.bench import models
     from scripts.bench.exact_speed import WORKLOADS
 
-    torch.zeros(1).add_(1)
+    # What torch imports on its own when it first needs it: autograd's and the optimisers' parts.
+    models.mlp((2, 2), batch=1, samples=1).float32_step()(torch.tensor([0]))
+    models.gpt(1, 2, 1, 2, batch=1, samples=1).float32_step()(torch.tensor([0]))
     had = _reset_peak()
     given = WORKLOADS[workload]()
     step = given.float32_step()
