@@ -104,7 +104,7 @@ def _right(kernel: MatmulKernel, product: Product) -> bool:
 
 
 def _give_back() -> None:
-    """Returns freed memory to the system: glibc would keep what the questions took, 10 to 20 MB for as long as it runs."""
+    """Returns freed memory to the system. glibc would keep the 10 to 20 MB that the questions took."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:
         trim(0)
