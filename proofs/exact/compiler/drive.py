@@ -40,6 +40,8 @@ CHECKED_BITS = 60
 
 _PLACEMENT = ("layout", "device", "pin_memory", "memory_format", "non_blocking")
 """Arguments that say where a tensor lies: values have no place."""
+_SCALINGS = frozenset({aten.mul.Tensor, aten.mul.Scalar, aten.div.Scalar})
+_SUMS = frozenset({aten.add.Tensor, aten.sub.Tensor})
 _ARITHMETIC = frozenset({aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor})
 """Operations whose second operand may be a Python number."""
 
@@ -228,13 +230,23 @@ class Driver:
             return handle
         if node in self._stated:
             handle = self._as_state(handle, self._stated[node])
-        elif node.target not in EXACT:
+        elif node.target not in EXACT and not self._rounded_by_reader(node):
             if place:
                 self._lowering.format = self._formats.of(node, place)
             handle = self._lowering.settle(handle)
         if node.target not in VIEWS and node.target not in PARTS:
             self._lowering.know(handle, Facts(self._formats.magnitude(node, place)))
         return handle
+
+    def _rounded_by_reader(self, node: fx.Node) -> bool:
+        """Whether this is a product with a number that one sum alone reads: the sum rounds it, with itself, once."""
+        if node.target not in _SCALINGS or len(node.users) != 1:
+            return False
+        (reader,), factor = node.users, node.args[1]
+        if isinstance(factor, fx.Node) and not (factor in self._folded.tables or factor in self._folded.constants):
+            return False
+        same = reader.op == "call_function" and reader.target in _SUMS
+        return same and bool(reader.meta["val"].shape == node.meta["val"].shape)
 
     def _as_state(self, handle: Handle, type_: TensorType) -> Handle:
         """In exactly the type that the state has: saturated, or checked."""

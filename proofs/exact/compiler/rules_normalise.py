@@ -26,7 +26,9 @@ XHAT_BITS = 31
 """Forward: times a weight of 32 bits it leaves room for the bias."""
 XHAT_BACKWARD_FRAC = 13
 """Backward, at most: xhat only weighs gradients there. Their sums over some thousand rows fit without rounding."""
-SHARED_HEADROOM = 4
+GRADIENT_BITS = 30
+"""Backward: three such numbers are added within 32 bits."""
+SHARED_HEADROOM = 6
 """Gradient and weight each have headroom over calibration; bits of it that their product does without."""
 FLOAT32_EPSILON = 2.0**-23
 """What RMSNorm takes for eps if none is given."""
@@ -70,27 +72,23 @@ def _affine(lo: Lowering, x: Handle, weight: Handle | None, bias: Handle | None)
 
 
 def _weighted(lo: Lowering, grad: Handle, weight: Handle | None) -> Handle:
-    """grad * weight, within ±2^33: room for sums of its products with xhat."""
+    """grad * weight in GRADIENT_BITS."""
     b = lo.b
     product = grad if weight is None else arithmetic.mul(b, grad, weight)
-    excess = arithmetic.size(product) - (grad.bits + 1)
-    if excess <= 0:
-        return product
-    places = max(0, excess - SHARED_HEADROOM)
-    return arithmetic.to(b, product, NumberFormat(product.frac - places, grad.bits + 2))
+    shared = SHARED_HEADROOM if weight is not None else 0
+    places = max(0, arithmetic.size(product) - (GRADIENT_BITS - 1) - shared)
+    return arithmetic.to(b, product, NumberFormat(product.frac - places, GRADIENT_BITS))
 
 
 def _backward(lo: Lowering, grad: Handle, rows: Rows, xhat: Handle) -> Handle:
     """dx, of a gradient that the weight has multiplied already."""
-    b, last = lo.b, [len(grad.shape) - 1]
+    b, last, form = lo.b, [len(grad.shape) - 1], NumberFormat(grad.frac, GRADIENT_BITS)
     along = arithmetic.mean(b, arithmetic.mul(b, grad, xhat), last, keepdim=True)
-    rest = grad
+    # Neither mean is longer than the gradients themselves; the analysis cannot know.
+    part = arithmetic.to(b, arithmetic.mul(b, xhat, along), form)
     if rows.mean is not None:
-        rest = arithmetic.sub(b, rest, arithmetic.mean(b, grad, last, keepdim=True), grad.frac)
-    # xhat * mean(g * xhat) is no longer than g itself; the analysis cannot know.
-    part = arithmetic.to(b, arithmetic.mul(b, xhat, along), NumberFormat(grad.frac, grad.bits + 2))
-    rest = arithmetic.sub(b, rest, part, grad.frac)
-    return arithmetic.mul(b, rest, rows.rstd)
+        grad = b.sub(grad, arithmetic.to(b, arithmetic.mean(b, grad, last, keepdim=True), form))
+    return arithmetic.mul(b, b.sub(grad, part), rows.rstd)
 
 
 def _rows_of(lo: Lowering, x: Handle, normalized_shape: Sequence[int]) -> Handle:
