@@ -94,3 +94,15 @@ def test_a_tree_over_anything_but_rows_of_32_bytes_is_refused() -> None:
     for wrong in (np.zeros((2, 31), dtype=np.uint8), np.zeros(32, dtype=np.uint8), np.zeros((2, 32), dtype=np.int8)):
         with pytest.raises(merkle.MerkleError, match="not \\[n, 32\\] bytes"):
             merkle.MerkleTree(wrong)  # type: ignore[arg-type]
+
+
+def test_the_overflow_root_is_the_formula_of_the_protocol_page() -> None:
+    """Written out as docs/protocol.md section 1 has it: words of 32 bytes, the value in two's complement."""
+    words = [keccak(b"avenue.overflow.v1"), b"\x07" * 32, *(n.to_bytes(32, "big") for n in (5, 17, 2**40))]
+    words.append((-4096).to_bytes(32, "big", signed=True))
+    root = results.overflow_root(state_root=b"\x07" * 32, step=5, operation=17, element=2**40, value=-4096)
+    assert root == keccak(b"".join(words))
+    with pytest.raises(ValueError, match="expected 32 bytes"):
+        results.overflow_root(state_root=b"\x07" * 31, step=5, operation=17, element=0, value=0)
+    with pytest.raises(ValueError):
+        results.overflow_root(state_root=b"\x07" * 32, step=2**32, operation=17, element=0, value=0)
