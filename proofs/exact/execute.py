@@ -175,7 +175,7 @@ def run_unit(
         if on_step is not None:
             on_step(done, LiveState(current, clock.progress(done)))
         if done % checkpoint_interval == 0 or done == steps:
-            roots = (*roots, state_root(current))
+            roots = (*roots, state_root(current, plan.settings.threads))
             if on_checkpoint is not None:
                 on_checkpoint(done, _own(current), roots)
         if done < steps and stop is not None and stop():

@@ -82,9 +82,9 @@ class ExactTensor:
         values = np.frombuffer(data, dtype=f"<i{type_.width}").astype(f"=i{type_.width}").reshape(type_.shape)
         return cls(type_, torch.from_numpy(values))
 
-    def root(self) -> bytes:
+    def root(self, threads: int = 1) -> bytes:
         """The tensor root of docs/protocol.md section 1: binds shape, bits, frac and every element."""
-        return tensor_root(self)
+        return tensor_root(self, threads)
 
     def __eq__(self, other: object) -> bool:
         """Same type and same elements."""
@@ -93,9 +93,9 @@ class ExactTensor:
     __hash__ = None  # type: ignore[assignment]
 
 
-def tensor_root(tensor: ExactTensor) -> bytes:
+def tensor_root(tensor: ExactTensor, threads: int = 1) -> bytes:
     """H(abi.encode(tag("avenue.tensor.v1"), shape, bits, frac, elements_root)), leaves of 1 KiB."""
-    elements_root = MerkleTree(leaf_hashes(tensor.elements().view(np.uint8), LEAF_BYTES)).root
+    elements_root = MerkleTree(leaf_hashes(tensor.elements().view(np.uint8), LEAF_BYTES, threads=threads)).root
     type_ = tensor.type
     values = [tag("avenue.tensor.v1"), list(type_.shape), type_.bits, type_.frac, elements_root]
     return keccak(encode(_ROOT_TYPES, values))
