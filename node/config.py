@@ -142,6 +142,9 @@ class ComputeConfig(_Section):
     auto_register: Annotated[bool, Field(description="register and stake at first start if the owner key is here")] = (
         True
     )
+    may_overflow: Annotated[
+        bool, Field(description="take programs that assert bounds: a unit that breaks one costs its collateral")
+    ] = False
     endpoint: Annotated[str, Field(max_length=256, description="where others reach this node, if anywhere")] = ""
     threads: Annotated[int, Field(ge=1, le=1024, description="CPU threads of the tensor kernels")] = 1
     poll_interval_s: Annotated[float, Field(gt=0, le=60, description="time between looks at the chain, s")] = 1.0

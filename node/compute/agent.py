@@ -87,6 +87,7 @@ class ComputeAgent:
         )
         self._on_view = on_view
         self._poll_s = config.poll_interval_s
+        self._may_overflow = config.may_overflow
         self._desk = Desk(context.data_dir)
         self._training: Workshop[WorkKey] = Workshop("training")
         self._fetching: Workshop[UnitKey] = Workshop("fetching")
@@ -213,7 +214,10 @@ class ComputeAgent:
             case Prepare(task, unit):
                 tv, book = _task(view, task), self._loader.book(task)
                 needs = self._loader.needs(tv, unit)
-                self._fetching.start((task, unit), lambda _stop: inputs.prepare(book, self._desk, unit, needs))
+                self._fetching.start(
+                    (task, unit),
+                    lambda _stop: inputs.prepare(book, self._desk, unit, needs, may_overflow=self._may_overflow),
+                )
             case AskAdmission(task):
                 book = self._loader.book(task)
                 self._talking.start(action, lambda _stop: self._ask(book, view.me))
@@ -273,7 +277,7 @@ class ComputeAgent:
 
         def job(stop: Stop) -> None:
             # Normally all is here since before the claim; after a lost disk it is fetched again.
-            inputs.prepare(book, self._desk, key.unit, needs)
+            inputs.prepare(book, self._desk, key.unit, needs, may_overflow=True)
             if tv.spec.is_aggregation(key.unit):
                 work.average(self._desk, tv.spec, key, needs)
             else:

@@ -21,6 +21,7 @@ from node.compute.speed import measure, measure_average
 from node.states import fetch_state
 from node.taskbook import TaskBook, blobs_of
 from proofs.exact.encoding import decode_program
+from proofs.exact.opcodes import Opcode
 from proofs.exact.plan import peak_bytes
 from proofs.exact.program import Program
 from proofs.exact.state import decode_state
@@ -104,8 +105,9 @@ def is_reachable(desk: Desk, book: TaskBook, needs: tuple[Need, ...]) -> bool:
     )
 
 
-def prepare(book: TaskBook, desk: Desk, unit: int, needs: tuple[Need, ...]) -> None:
-    """Fetches what is missing, opens it, checks it against its root, and measures the program once.
+def prepare(book: TaskBook, desk: Desk, unit: int, needs: tuple[Need, ...], *, may_overflow: bool = False) -> None:
+    """Fetches what is missing, opens it, checks it against its root, and measures the program once. `may_overflow`:
+    even if units of the program may end in the OVERFLOW state.
 
     Raises BlobError, StateError or UnreachableError; nothing wrong is ever kept.
     """
@@ -118,6 +120,8 @@ def prepare(book: TaskBook, desk: Desk, unit: int, needs: tuple[Need, ...]) -> N
                 desk.put_input(book.task, need.root, book.program())
             program = decode_program(desk.get_input(book.task, need.root))
             check_size(program, book.spec, unit)
+            if not may_overflow:
+                check_end(program)
             if not is_ready(desk, book, needs):
                 check_room(program, needs, shutil.disk_usage(desk.root).free)
         elif not desk.has_input(book.task, need.root):
@@ -147,6 +151,18 @@ def check_size(program: Program, spec: TaskSpec, unit: int, memory: int | None =
             f"unit {unit} holds {need / 2**30:.1f} GiB at once, at most {memory / MEMORY_PART / 2**30:.1f} are taken",
             code="V-23",
             hint="leave this task to a larger machine",
+        )
+
+
+def check_end(program: Program) -> None:
+    """Raises BlobError V-24 for a program that asserts bounds: version 0.1 of the contracts has no move for a unit that
+    breaks them, so its worker's collateral would be lost, half of it to the requester, who chose the program."""
+    checks = sum(op.opcode is Opcode.CHECK for op in program.ops)
+    if checks:
+        raise BlobError(
+            f"the program asserts bounds in {checks} places; a unit that breaks one cannot be settled yet",
+            code="V-24",
+            hint="leave this task, or trust its requester: avenue config set compute.may_overflow true",
         )
 
 

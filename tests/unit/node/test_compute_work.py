@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from node.compute import work
 from node.compute.desk import Desk
-from node.compute.inputs import InputKind, Need
+from node.compute.inputs import InputKind, Need, check_end
 from node.compute.speed import measure
 from node.compute.view import WorkKey
 from node.compute.workshop import Progress
@@ -21,7 +21,7 @@ from proofs.exact.program import Program
 from proofs.exact.state import decode_state, encode_state, state_root
 from proofs.exact.tensor import ExactTensor, TensorType
 from proofs.results import unit_seed
-from protocol.errors import StateError
+from protocol.errors import BlobError, StateError
 from protocol.types import TaskId, TaskSpec
 from tests.unit.node.compute_views import make_spec
 
@@ -93,6 +93,16 @@ def test_an_overflow_keeps_the_last_good_state_and_where_it_was(tmp_path: Path) 
     assert (said["log_level"], said["step"], said["overflow_root"]) == ("error", 6, note.root)
     work.train(desk, spec, key, needs, nothing, lambda: False)
     assert desk.overflow(key.task, key.unit) == note, "a restart takes one step and ends in the same place"
+
+
+def test_a_program_that_may_overflow_is_left_alone_before_any_stake_is_bound() -> None:
+    """Half of a forfeited collateral goes to the requester: a program made to break would be a way to earn it."""
+    with pytest.raises(BlobError, match="asserts bounds in 1 places") as caught:
+        check_end(adding(1000))
+    assert caught.value.code == "V-24"
+    b = ProgramBuilder()
+    b.update("m", b.saturate(b.add(b.state("m", M), b.data("x", X)), bits=16))
+    check_end(b.build())
 
 
 def test_a_program_that_overflows_while_it_is_measured_is_timed_or_refused(tmp_path: Path) -> None:
