@@ -191,7 +191,7 @@ def constant_pad_nd(lo: Lowering, x: Handle, pad: Sequence[int], value: float = 
 
 def padded(lo: Lowering, x: Handle, axis: int, before: int, after: int, value: float = 0) -> Handle:
     """x with `before` and `after` more places along an axis, filled with `value` at the scale of x."""
-    fill = constant(lo.b, value, like=x) if value else lo.b.constant(0, frac=x.frac)
+    fill = _number(lo, value, like=x)
     edges = [
         [lo.b.broadcast(fill, (*x.shape[:axis], places, *x.shape[axis + 1 :]))] if places else []
         for places in (before, after)
@@ -262,14 +262,20 @@ def select_backward(lo: Lowering, gradient: Handle, sizes: Sequence[int], dim: i
 # Constants
 
 
+def _number(lo: Lowering, value: float, like: Handle | None = None) -> Handle:
+    if not math.isfinite(value):
+        raise lo.unsupported(f"a tensor filled with {value}", "use masked_fill for masks, or a large finite number")
+    return constant(lo.b, value, like)
+
+
 @rule(aten.full.default, exact=True)
 def full(lo: Lowering, size: Sequence[int], value: float, **_: object) -> Handle:
-    return lo.b.broadcast(constant(lo.b, value), tuple(size))
+    return lo.b.broadcast(_number(lo, value), tuple(size))
 
 
 @rule(aten.full_like.default, exact=True)
 def full_like(lo: Lowering, x: Handle, value: float, **_: object) -> Handle:
-    return lo.b.broadcast(constant(lo.b, value), x.shape)
+    return lo.b.broadcast(_number(lo, value), x.shape)
 
 
 @rule(
@@ -294,7 +300,7 @@ def ones(lo: Lowering, *_: object, **__: object) -> Handle:
 
 @rule(aten.new_full.default, exact=True)
 def new_full(lo: Lowering, x: Handle, size: Sequence[int], value: float, **_: object) -> Handle:
-    return lo.b.broadcast(constant(lo.b, value), tuple(size))
+    return lo.b.broadcast(_number(lo, value), tuple(size))
 
 
 @rule(aten.arange.default, aten.arange.start, aten.arange.start_step, exact=True)

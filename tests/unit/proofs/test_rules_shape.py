@@ -97,6 +97,11 @@ def test_a_slice_without_elements_is_refused() -> None:
         lowered(lambda x: torch.cat([x[:, 3:], x], dim=1), X)
 
 
+def test_padding_with_infinity_is_refused() -> None:
+    with pytest.raises(Unsupported, match="filled with -inf"):
+        lowered(lambda x: F.pad(x, (1, 1), value=-torch.inf), X)
+
+
 INDEX = torch.tensor([2, 0, 0, 1])
 
 
