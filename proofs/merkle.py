@@ -9,10 +9,11 @@ tests/vectors/merkle.json ties them together.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 
-from proofs.hashing import Digests, keccak, node_hashes
+from proofs.hashing import Digests, keccak, leaf_hashes, node_hashes
 
 EMPTY = keccak(b"\x02")
 
@@ -45,20 +46,20 @@ class MerkleTree:
             )
         self.count = leaf_hashes.shape[0]
         depth = depth_of(self.count)
-        # Above the leaf level, an absent right sibling is the root of a subtree of EMPTY leaves: `filler`.
-        filler = EMPTY
         self.levels = [leaf_hashes]
-        for _ in range(depth):
+        for height in range(depth):
             level = self.levels[-1]
             if level.shape[0] % 2:
-                level = np.concatenate([level, np.frombuffer(filler, dtype=np.uint8)[None]])
+                level = np.concatenate([level, np.frombuffer(_empty(height), dtype=np.uint8)[None]])
                 self.levels[-1] = level
             self.levels.append(node_hashes(level))
-            filler = keccak(b"\x01" + filler + filler)
 
     @classmethod
     def of(cls, leaves: Sequence[bytes]) -> MerkleTree:
         """The tree over leaves given as bytes of any length."""
+        length = len(leaves[0]) if leaves else 0
+        if length and all(len(leaf) == length for leaf in leaves):
+            return cls(leaf_hashes(b"".join(leaves), length))
         hashes = b"".join(leaf_hash(leaf) for leaf in leaves)
         return cls(np.frombuffer(hashes, dtype=np.uint8).reshape(-1, 32))
 
@@ -94,6 +95,12 @@ def verify(root: bytes, count: int, index: int, leaf: bytes, proof: Sequence[byt
         pair = sibling + node if index >> height & 1 else node + sibling
         node = keccak(b"\x01" + pair)
     return _bind(count, node) == root
+
+
+@cache
+def _empty(height: int) -> bytes:
+    """What stands for an absent right sibling: the root of a subtree of 2^height EMPTY leaves."""
+    return EMPTY if height == 0 else keccak(b"\x01" + 2 * _empty(height - 1))
 
 
 def _bind(count: int, top: bytes) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -96,9 +97,16 @@ class ExactTensor:
 def tensor_root(tensor: ExactTensor, threads: int = 1) -> bytes:
     """H(abi.encode(tag("avenue.tensor.v1"), shape, bits, frac, elements_root)), leaves of 1 KiB."""
     elements_root = MerkleTree(leaf_hashes(tensor.elements().view(np.uint8), LEAF_BYTES, threads=threads)).root
-    type_ = tensor.type
-    values = [tag("avenue.tensor.v1"), list(type_.shape), type_.bits, type_.frac, elements_root]
-    return keccak(encode(_ROOT_TYPES, values))
+    before, after = _encoded_type(tensor.type)
+    return keccak(before + elements_root + after)
+
+
+@lru_cache(maxsize=4096)
+def _encoded_type(type_: TensorType) -> tuple[bytes, bytes]:
+    """What abi.encode puts before and after the elements' root, the fifth of its five words: 50 us a time."""
+    values = [tag("avenue.tensor.v1"), list(type_.shape), type_.bits, type_.frac, bytes(32)]
+    encoded = encode(_ROOT_TYPES, values)
+    return encoded[: 4 * 32], encoded[5 * 32 :]
 
 
 def quantise(numbers: torch.Tensor | NDArray[np.floating], type_: TensorType) -> ExactTensor:
