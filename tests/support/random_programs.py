@@ -39,11 +39,12 @@ class Writer:
         self.draw = draw
         self.b = ProgramBuilder()
         self.states: dict[str, TensorType] = {"t": TensorType((), 20), "p": SAME, "q": SAME}
-        for number in range(draw(st.integers(0, 3))):
+        for number in range(draw(st.integers(1, 3))):
             self.states[f"s{number}"] = self.some_type()
         self.pool = [self.b.state(name, type_) for name, type_ in self.states.items()]
         self.step = self.pool[0]
-        self.pool += [self.b.data(f"x{number}", self.some_type()) for number in range(draw(st.integers(0, 2)))]
+        self.pool += [self.b.data(f"x{number}", self.some_type()) for number in range(draw(st.integers(1, 3)))]
+        self.inputs = self.pool[1:]
         self.used: set[Handle] = set(self.pool)
 
     # What is drawn
@@ -54,8 +55,9 @@ class Writer:
     def upto(self, greatest: int) -> int:
         return self.draw(st.integers(0, greatest))
 
-    def some_shape(self, least_rank: int = 0, greatest_rank: int = 4) -> tuple[int, ...]:
-        shape = [self.choose(*SIDES) for _ in range(self.draw(st.integers(least_rank, greatest_rank)))]
+    def some_shape(self, greatest_rank: int = 4) -> tuple[int, ...]:
+        rank = self.draw(st.integers(1, greatest_rank)) if self.upto(9) else 0
+        shape = [self.choose(*SIDES) for _ in range(rank)]
         while math.prod(shape) > MAX_ELEMENTS:
             shape[shape.index(max(shape))] //= 2
         return tuple(shape)
@@ -64,8 +66,12 @@ class Writer:
         return TensorType(self.some_shape(), self.choose(*WIDTHS), self.choose(0, 0, 4, -3))
 
     def value(self) -> Handle:
-        """Recent values are likelier to be read, and to be read for the last time."""
-        chosen = self.pool[-1 - min(self.upto(7) if self.upto(2) else self.upto(99), len(self.pool) - 1)]
+        """Recent values are likelier to be read, and to be read for the last time. Half of the time it is one that
+        can say much, lest everything end in scalars and zeros; now and then an input, which is full of extremes."""
+        kind = self.upto(5)
+        rich = [value for value in self.pool if value.info.elements > 3 and value.bits > 5]
+        among = self.inputs if kind == 0 else rich if kind < 4 and rich else self.pool
+        chosen = among[-1 - min(self.upto(5) if self.upto(2) else self.upto(99), len(among) - 1)]
         self.used.add(chosen)
         return chosen
 
@@ -144,6 +150,14 @@ class Writer:
         a = self.matrix(x, (*batch, m, k))
         return self.b.matmul_nt(a, a if self.upto(4) == 0 else self.matrix(y, (*batch, n, k)))
 
+    def linear(self) -> Handle:
+        """A layer as real steps have it: operands of two int8 slices or one, a product, one rounding, perhaps ReLU."""
+        b, (m, n, k) = self.b, (self.choose(1, 4, 9), self.choose(3, 8, 17), self.choose(2, 8, 33))
+        x, w = (self.within(self.value(), self.choose(8, 16, 16)) for _ in range(2))
+        z = b.matmul_nt(self.matrix(x, (m, k)), self.matrix(w, (n, k)))
+        z = b.rescale(z, frac=z.frac - self.choose(1, 7, 8, 9, 15, 16, 17), bits=self.choose(8, 16, 32))
+        return b.relu(z) if self.upto(1) else z
+
     def transpose(self) -> Handle:
         x = self.value()
         return self.b.transpose(x, self.draw(st.permutations(range(len(x.shape)))))
@@ -190,9 +204,18 @@ class Writer:
         return self.b.reduce_max(*self.with_axis(self.value()))
 
     def div_floor(self) -> Handle:
-        x = self.value()
-        divisor = self.b.clamp(self.partner(x), 1, 1 << self.choose(1, 20, 40))
+        x = self.within(self.value(), self.choose(20, 52, 53, 54, 61, 64))
+        divisor = self.b.clamp(self.partner(x), 1, 1 << self.choose(1, 20, 40, 62))
         return self.b.div_floor(*self.two(x, divisor))
+
+    def div_floor_beside_a_multiple(self) -> Handle:
+        """Where a quotient in double precision is rounded to the next integer."""
+        b, bits = self.b, self.choose(16, 30, 54, 58)
+        x = self.within(self.value(), 62 - bits)
+        divisor = b.clamp(self.within(self.partner(x), bits), 1, 2**bits)
+        x, divisor = self.two(x, divisor)
+        multiple = b.mul(x, divisor)
+        return b.div_floor(b.add(multiple, b.constant(self.choose(-1, 0, 1), frac=multiple.frac)), divisor)
 
     def broadcast(self) -> Handle:
         x = self.value()
@@ -269,7 +292,7 @@ class Writer:
 
     def check(self) -> Handle:
         x = self.value()
-        shift = self.choose(0, 1, 2, 4, 12)
+        shift = self.choose(0, 0, 0, 1, 12)
         return self.b.check(x, min(x.lo >> shift, x.hi), max(x.hi >> shift, x.lo))
 
     def nothing(self) -> Handle:
@@ -354,6 +377,7 @@ MOVES: Final[tuple[Callable[[Writer], Handle], ...]] = (
     Writer.reduce_sum,
     Writer.reduce_max,
     Writer.div_floor,
+    Writer.div_floor_beside_a_multiple,
     Writer.broadcast,
     Writer.reshape,
     Writer.gather,
@@ -370,8 +394,10 @@ MOVES: Final[tuple[Callable[[Writer], Handle], ...]] = (
     Writer.beside_its_own_view,
     Writer.softmax,
     Writer.normalise,
+    Writer.linear,
     # What real steps have most of, once more:
-    Writer.matmul_nt,
+    Writer.linear,
+    Writer.linear,
     Writer.transpose,
     Writer.add,
     Writer.sub,
@@ -383,7 +409,7 @@ MOVES: Final[tuple[Callable[[Writer], Handle], ...]] = (
 
 
 @st.composite
-def programs(draw: st.DrawFn, moves: int = 32) -> Program:
+def programs(draw: st.DrawFn, moves: int = 28) -> Program:
     """A valid program of `moves` moves or fewer, each of one to ten operations."""
     writer = Writer(draw)
     for _ in range(draw(st.integers(moves // 4, moves))):

