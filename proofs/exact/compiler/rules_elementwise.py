@@ -383,6 +383,12 @@ def _in_format(lo: Lowering, x: Operand) -> Handle:
     return lo.b.constant(whole, frac=form.frac)
 
 
+@rule(aten.copy.default, exact=True)
+def copy(lo: Lowering, target: Handle, source: Handle) -> Handle:
+    """`source` in the shape of what it overwrites."""
+    return lo.b.broadcast(source, target.shape)
+
+
 @rule(aten._to_copy.default, aten.to.dtype, exact=True)
 def to_copy(lo: Lowering, x: Handle, *_: Any, **__: Any) -> Handle:
     """A change of dtype: real numbers all have the same arithmetic here; to integers they are cut off towards 0."""
