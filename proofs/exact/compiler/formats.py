@@ -63,7 +63,7 @@ class Options:
     wide: Role = Role(32, 6)
     square: Role = Role(52, 8)
     overrides: dict[str, Role] = field(default_factory=dict)
-    calibration_steps: int = 4
+    calibration_steps: int = 3
     overflow: str = "saturate"
     """"saturate", or "assert": state that leaves its type ends the unit in the OVERFLOW state instead."""
 

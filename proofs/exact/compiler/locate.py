@@ -51,6 +51,9 @@ _DEPENDENT_SHAPE = (
 )
 
 
+CARRY_WHAT_CHANGES = "tensors that the step changes come in through params or state, and go out through them"
+
+
 class TracingStopped(Exception):  # noqa: N818 — the problem is already on the list
     """Nothing after this line can be traced."""
 
@@ -62,6 +65,8 @@ class Locator(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.problems: list[Problem] = []
         self.graph: torch.fx.Graph | None = None
+        self.replayed: Origin | None = None
+        """Set while a traced graph is run again: where the operation in hand came from."""
         self._modules: list[str] = []
         self._names: dict[int, str] = {}
         self._by_sequence: dict[int, Origin] = {}
@@ -78,6 +83,9 @@ class Locator(TorchDispatchMode):  # type: ignore[no-untyped-call]
             )
             dtype = args[0].dtype
             return _STAND_INS.get(dtype, 1.0 if dtype.is_floating_point else 1)
+        if func._schema.is_mutable and _writes_outside(func, args):
+            self._reject(origin, "the step changes a tensor that it was not given", CARRY_WHAT_CHANGES)
+            raise TracingStopped
         mode = get_proxy_mode()
         if mode is None:
             return func(*args, **(kwargs or {}))
@@ -103,6 +111,8 @@ class Locator(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
     def _origin(self, target: str) -> Origin:
+        if self.replayed is not None:
+            return replace(self.replayed, target=target)
         autograd_node = torch._C._current_autograd_node()
         if autograd_node is not None:
             known = self._by_sequence.get(autograd_node._sequence_nr())
@@ -110,8 +120,9 @@ class Locator(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 return replace(known, target=target, backward=True)
         module = self._modules[-1] if self._modules else ""
         origin = Origin(innermost_line(sys._getframe(2)), target, module, autograd_node is not None)
-        # The node of the graph of derivatives that belongs to this operation was numbered just before.
-        self._by_sequence[torch.autograd._get_sequence_nr() - 1] = origin  # type: ignore[attr-defined]
+        # The node of the graph of derivatives that belongs to this operation was numbered just before. Operations
+        # that have no derivative see the same number after it.
+        self._by_sequence.setdefault(torch.autograd._get_sequence_nr() - 1, origin)  # type: ignore[attr-defined]
         return origin
 
     def _reject(self, origin: Origin, why: str, instead: str) -> None:
@@ -171,6 +182,15 @@ def function_line(function: Callable[..., Any]) -> Location:
     """Where a function is defined."""
     code = getattr(function, "__code__", None)
     return _location(code.co_filename, code.co_firstlineno) if code is not None else Location()
+
+
+def _writes_outside(func: Any, args: tuple[Any, ...]) -> bool:
+    """Whether an in-place operation would write to a tensor of the user's own: traced ones are fake."""
+    return any(
+        isinstance(value, torch.Tensor) and not isinstance(value, FakeTensor)
+        for value, argument in zip(args, func._schema.arguments, strict=False)
+        if argument.is_write
+    )
 
 
 def _has_unknown_side(result: Any) -> bool:

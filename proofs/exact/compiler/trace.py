@@ -7,7 +7,7 @@ What cannot be traced is collected; tracing goes on as far as it can, so that on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -21,7 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
 from proofs.exact.compiler.errors import Origin, Problem
-from proofs.exact.compiler.locate import Locator, TracingStopped, function_line, raising_line
+from proofs.exact.compiler.locate import CARRY_WHAT_CHANGES, Locator, TracingStopped, function_line, raising_line
 
 aten = torch.ops.aten
 
@@ -95,12 +95,9 @@ def trace(step: Step, params: Any, state: Any, batch: Mapping[str, Any], *, keep
     module: fx.GraphModule | None = None
     try:
         with sdpa_kernel(SDPBackend.MATH):
-            module = make_fx(
-                functionalize(flat, remove="mutations"),
-                decomposition_table=_decompositions(keep),
-                tracing_mode="fake",
-                _allow_non_fake_inputs=True,
-            )(*[_fresh(leaf.example) for leaf in leaves])
+            module = _traced(flat, leaves, keep)
+            if any(_mutates(node) for node in module.graph.nodes):
+                module = _functional(module, leaves, keep)
     except TracingStopped:
         pass
     except Exception as error:  # noqa: BLE001 — whatever the user's code raises is a problem of theirs to be told
@@ -110,6 +107,33 @@ def trace(step: Step, params: Any, state: Any, batch: Mapping[str, Any], *, keep
     if module is not None:
         _drop_mutations(module)
     return Trace(tuple(leaves), specs[0], specs[1], module, locator.graph, tuple(problems))
+
+
+def _traced(function: Callable[..., Any], leaves: Sequence[Leaf], keep: Collection[object]) -> fx.GraphModule:
+    traced: fx.GraphModule = make_fx(
+        function, decomposition_table=_decompositions(keep), tracing_mode="fake", _allow_non_fake_inputs=True
+    )(*[_fresh(leaf.example) for leaf in leaves])
+    return traced
+
+
+def _functional(module: fx.GraphModule, leaves: Sequence[Leaf], keep: Collection[object]) -> fx.GraphModule:
+    """The same graph without operations that write to their operands: it is run again under functionalisation."""
+    locator = Locator()
+
+    class Replay(fx.Interpreter):
+        def run_node(self, n: fx.Node) -> Any:
+            locator.replayed = n.meta.get("origin", Origin())
+            return super().run_node(n)
+
+    def run(*tensors: torch.Tensor) -> Any:
+        with locator:
+            return Replay(module).run(*tensors)
+
+    return _traced(functionalize(run, remove="mutations"), leaves, keep)
+
+
+def _mutates(node: fx.Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
 
 
 def named_leaves(kind: LeafKind, tree: Any) -> list[tuple[str, Any]]:
@@ -233,12 +257,6 @@ def _first_line(error: BaseException) -> str:
 
 
 def _hint(error: BaseException) -> str:
-    if "functional tensor" in str(error):
-        return "tensors that the step changes must come in through params or state and go out through them"
-    if (
-        "requires_grad_" in str(error)
-        or "does not require grad" in str(error)
-        or "does not have a grad_fn" in str(error)
-    ):
-        return "torch.func.grad_and_value(loss_of)(params), instead of requires_grad_ and backward or autograd.grad"
+    if "mutate a captured Tensor" in str(error):
+        return CARRY_WHAT_CHANGES
     return "run the step once in plain PyTorch: it must work there with this example"

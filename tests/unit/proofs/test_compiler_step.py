@@ -88,6 +88,26 @@ def test_in_place_updates_compile_as_well() -> None:
     torch.testing.assert_close(found, torch.tensor([1.0, -0.5, 0.25]), atol=5e-3, rtol=0)
 
 
+@pytest.mark.parametrize("written", ["autograd.grad", "backward"])
+def test_autograd_on_the_parameters_compiles_as_well(written: str) -> None:
+    def step(params: Any, state: Any, batch: Batch) -> tuple[Any, Any, torch.Tensor]:
+        w = params["w"].detach().requires_grad_()
+        loss = (batch["x"] @ w - batch["y"]).square().mean()
+        if written == "backward":
+            loss.backward()
+            gradient = w.grad
+        else:
+            (gradient,) = torch.autograd.grad(loss, [w])
+        return {"w": params["w"] - 0.1 * gradient}, state, loss.detach()
+
+    example = regression_example()
+    compiled = compile_step(step, example)
+    exact = run_exact(compiled, compiled.encode_state(*example[:2]), compiled.encode_data(example[2]), 40)
+    found = compiled.decode_params(exact)["w"]
+    torch.testing.assert_close(found, torch.tensor([1.0, -0.5, 0.25]), atol=5e-3, rtol=0)
+    assert any(origin.backward and "@ w" in origin.location.code for origin in compiled.origins)
+
+
 def test_frozen_tied_and_unused_tensors_are_carried() -> None:
     """One tensor under two names is two parameters, as torch.func has it; what a step returns unchanged stays."""
 
