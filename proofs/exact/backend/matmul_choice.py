@@ -39,9 +39,9 @@ if TYPE_CHECKING:
     from proofs.exact.backend.matmul import MatmulKernel
 
 COLUMNS = 8
-RUNS = 5
+LEAST_RUNS, MOST_RUNS = 3, 7
 LONG_S = 0.05
-"""One run of a kernel that takes so long is timing enough."""
+"""Runs beyond the first three end with this much time: a busy machine shows in one run, hardly in all of three."""
 INT64_MACS = 2**20
 """Above this, int64 (never the quickest of several kernels) is not even timed."""
 MAX_CACHE_BYTES = 2**22
@@ -173,7 +173,7 @@ def _measure(kernel: MatmulKernel, product: Product) -> float:
 
 def _least_time(work: Callable[[], None]) -> float:
     times: list[float] = []
-    while len(times) < RUNS and sum(times) < LONG_S:
+    while len(times) < LEAST_RUNS or (len(times) < MOST_RUNS and sum(times) < LONG_S):
         started = time.perf_counter()
         work()
         times.append(time.perf_counter() - started)
