@@ -7,7 +7,7 @@ import torch
 
 from proofs.exact.builder import ProgramBuilder
 from proofs.exact.definitions import IntArray
-from proofs.exact.execute import ExecutionError, Overflowed, Progress, Stopped, UnitRun, run_unit
+from proofs.exact.execute import ExecutionError, LiveState, Overflowed, Progress, Stopped, UnitRun, run_unit
 from proofs.exact.initialise import zeros
 from proofs.exact.known_answers import from_torch
 from proofs.exact.opcodes import Opcode
@@ -163,6 +163,18 @@ def test_checkpoints_and_the_final_state_lie_in_memory_of_their_own() -> None:
     places = [tensor.values.data_ptr() for given in (*kept, first.final_state) for tensor in given.values()]
     places += [tensor.values.data_ptr() for tensor in live[-1].values()]
     assert len(set(places)) == len(places)
+
+
+def test_a_long_run_holds_no_more_than_two_states() -> None:
+    program, state, data = small_mlp()
+    places: dict[str, set[int]] = {name: set() for name in state}
+
+    def look(_: int, after: LiveState) -> None:
+        for name, tensor in after.items():
+            places[name].add(tensor.values.data_ptr())
+
+    run_unit(program, state, data, SEED, 30, 10, on_step=look, on_checkpoint=lambda *_: None)
+    assert all(len(seen) <= 2 for seen in places.values()), "a buffer that is read, and one that is written"
 
 
 def test_a_plan_is_used_again_without_a_trace_of_the_unit_before() -> None:
