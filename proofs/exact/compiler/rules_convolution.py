@@ -78,7 +78,8 @@ def convolution_backward(
         spread = lo.b.reshape(rows, (groups, channels // groups, pixels * images))
         of_kernels = lo.b.reshape(_product(lo, spread, looked), weight.shape)
     if output_mask[2]:
-        of_bias = total(lo.b, gradient, [axis for axis in range(len(x.shape)) if axis != 1], keepdim=False)
+        wide = pixel_rows(lo, _planar(lo, gradient))
+        of_bias = total(lo.b, lo.b.reshape(wide, (channels, pixels * images)), [1], keepdim=False)
     return of_image, of_kernels, of_bias
 
 

@@ -15,7 +15,7 @@ from proofs.exact.builder import Handle
 from proofs.exact.compiler.arithmetic import scale
 from proofs.exact.compiler.lowering import Lowering, rule
 from proofs.exact.compiler.rules_convolution import settled_part
-from proofs.exact.compiler.rules_shape import joined, result_shape
+from proofs.exact.compiler.rules_shape import result_shape
 from proofs.exact.compiler.windows import Windows, gathered, image_rows, pair, pixel_rows
 
 aten = torch.ops.aten
@@ -62,14 +62,12 @@ def max_pool_backward(
     indices: Handle,
 ) -> Handle:
     windows = _windows(x.shape, gradient.shape, kernel_size, stride, padding, dilation)
-    _, wins = _tournament(lo, x, windows)
-    left = pixel_rows(lo, _batched(lo, gradient))
-    nothing = lo.b.constant(0, frac=left.frac)
-    parts: list[Handle] = []
-    for win in reversed(wins):
-        parts.append(lo.b.select(win, left, nothing))
-        left = lo.b.select(win, nothing, left)
-    spread = _spread(lo, joined(lo, [left, *reversed(parts)], 1), windows, by_place=True)
+    places, wins = _tournament(lo, x, windows)
+    winner = lo.b.broadcast(lo.b.constant(0), places[0].shape)
+    for place, win in enumerate(wins, start=1):
+        winner = lo.b.select(win, lo.b.constant(place), winner)
+    rows = pixel_rows(lo, _batched(lo, gradient))
+    spread = _spread(lo, rows, windows, winner)
     return lo.b.reshape(image_rows(lo, lo.settle(spread), windows.image), x.shape)
 
 
@@ -108,7 +106,7 @@ def avg_pool_backward(
     windows = _windows(x.shape, gradient.shape, kernel_size, stride, padding, (1, 1))
     shares = pixel_rows(lo, _batched(lo, gradient))
     shares = _divided(lo, shares, _divisors(windows, count_include_pad, divisor_override))
-    spread = _spread(lo, lo.settle(shares), windows, by_place=False)
+    spread = _spread(lo, lo.settle(shares), windows)
     return lo.b.reshape(image_rows(lo, lo.settle(spread), windows.image), x.shape)
 
 
@@ -155,19 +153,24 @@ def _pixel_numbers(lo: Lowering, windows: Windows, like: Handle) -> list[Handle]
     return [lo.b.broadcast(lo.b.constant(listed, shape=(1, side, 1)), like.shape) for listed in pixels]
 
 
-def _spread(lo: Lowering, rows: Handle, windows: Windows, *, by_place: bool) -> Handle:
-    """What every pixel is given by the windows that look at it, summed: [channels, pixels, images]. The rows are one
-    per place and window, or one per window if all its places get the same.
+def _spread(lo: Lowering, rows: Handle, windows: Windows, winner: Handle | None = None) -> Handle:
+    """What every pixel is given by the windows that look at it, summed: [channels, pixels, images] from rows [channels,
+    windows, images]. With `winner`, the place in each window that alone is given something.
     """
     lookers = windows.lookers()
     most = max(len(entries) for entries in lookers)
-    count, nobody = windows.windows, rows.shape[1]
-    index = [
-        (entries[turn] if by_place else entries[turn] % count) if turn < len(entries) else nobody
-        for turn in range(most)
-        for entries in lookers
-    ]
-    return _sum_of_parts(lo, gathered(lo, rows, index, nowhere=0), most)
+    padded = [entries + [-1] * (most - len(entries)) for entries in lookers]
+    # By turn: each pixel's first window, then its second, ...
+    entries = [pixel[turn] for turn in range(most) for pixel in padded]
+    index = [windows.windows if entry < 0 else entry % windows.windows for entry in entries]
+    given = gathered(lo, rows, index, nowhere=0)
+    if winner is not None:
+        place = lo.b.constant([max(entry, 0) // windows.windows for entry in entries], shape=(1, len(entries), 1))
+        # Where a pixel has no window, it is given 0 whether it wins or not.
+        distance = lo.b.sub(gathered(lo, winner, index, nowhere=0), place)
+        wins = lo.b.positive(lo.b.sub(lo.b.constant(1), lo.b.mul(distance, distance)))
+        given = lo.b.select(wins, given, lo.b.constant(0, frac=given.frac))
+    return _sum_of_parts(lo, given, most)
 
 
 def _sum_of_parts(lo: Lowering, x: Handle, parts: int) -> Handle:
