@@ -273,3 +273,22 @@ def test_samples_must_be_samples() -> None:
         compile_step(regression_step, (params, state, batch | {"extra": torch.tensor(1.0)}), samples=32)
     with pytest.raises(CompileError, match="a batch of 16 from 8 samples"):
         compile_step(regression_step, (params, state, batch), samples=8)
+
+
+def test_state_may_be_swapped_shared_reset_or_lie_in_lists() -> None:
+    def step(params: Any, state: Any, batch: Batch) -> tuple[Any, Any, torch.Tensor]:
+        a, b = state["a"], state["rest"][0]
+        mean = (a + b) * 0.5
+        return params, {"a": b, "rest": [a, torch.zeros(2)], "m": mean, "n": mean}, torch.tensor(2.5)
+
+    values = torch.tensor([1.0, 2.0]), torch.tensor([300.0, -400.0])
+    zeros = torch.zeros(2)
+    state = {"a": values[0], "rest": [values[1], torch.ones(2)], "m": zeros, "n": zeros}
+    params = {"w": torch.ones(1)}
+    compiled = compile_step(step, (params, state, {}))
+    exact = run_exact(compiled, compiled.encode_state(params, state), {}, 1)
+    found = compiled.decode_state(exact)
+    assert torch.equal(found["a"], values[1]) and torch.equal(found["rest"][0], values[0])
+    assert torch.equal(found["rest"][1], zeros)
+    assert torch.equal(found["m"], (values[0] + values[1]) / 2) and torch.equal(found["n"], found["m"])
+    assert compiled.loss_of(exact) == 2.5
