@@ -27,7 +27,7 @@ def states(draw: st.DrawFn) -> State:
     names = draw(st.sets(st.text("abéZ/0", min_size=1, max_size=5), min_size=1, max_size=4))
     state = {}
     for name in names:
-        shape = tuple(draw(st.lists(st.integers(1, 4), max_size=MAX_RANK)))
+        shape = tuple(draw(st.lists(st.sampled_from((1, 1, 2, 3)), max_size=MAX_RANK)))
         type_ = TensorType(shape, draw(st.integers(1, 64)), draw(st.integers(-255, 255)))
         ends = st.sampled_from((type_.lo, type_.hi))
         elements = st.lists(ends | st.integers(type_.lo, type_.hi), min_size=type_.elements, max_size=type_.elements)
