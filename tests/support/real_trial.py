@@ -20,6 +20,7 @@ from proofs.exact.builder import Handle, ProgramBuilder
 from proofs.exact.compiler import (
     materialise,
     rules_activation,
+    rules_batch_norm,
     rules_elementwise,
     rules_embedding,
     rules_index,
@@ -45,6 +46,7 @@ MASK_EXPONENT = 12
 
 RULED = (
     rules_activation,
+    rules_batch_norm,
     rules_elementwise,
     rules_embedding,
     rules_index,
@@ -143,7 +145,9 @@ class Trial:
             if node.op == "placeholder":
                 values[node] = _input(lo, node, next(given))
             elif node.op == "get_attr" or (node.op == "call_function" and not node.all_input_nodes):
-                values[node] = materialise.constant(b, self._seen[node], MASK_EXPONENT)
+                # A tensor without elements, which BatchNorm hands on, is read by nobody.
+                constant = self._seen[node]
+                values[node] = materialise.constant(b, constant, MASK_EXPONENT) if constant.numel() else None
             elif node.op == "output":
                 for place, result in enumerate(node.args[0]):
                     out = values[result]

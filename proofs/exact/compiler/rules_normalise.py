@@ -36,42 +36,46 @@ FLOAT32_EPSILON = 2.0**-23
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Numbers normalised together lie along the last axis."""
+    """Numbers minus the mean of those normalised together, along `axes`; statistics keep these axes, of length 1.
+    Without `mean` nothing was subtracted.
+    """
 
     values: Handle
+    axes: tuple[int, ...]
     mean: Handle | None
     rstd: Handle
 
     @property
     def length(self) -> int:
-        return self.values.shape[-1]
+        return math.prod(self.values.shape[axis] for axis in self.axes)
 
 
-def _standardised(lo: Lowering, x: Handle, eps: float, rstd_form: NumberFormat, *, centred: bool) -> Rows:
-    """x minus its row's mean, that mean, and one over the row's deviation."""
-    b, last = lo.b, [len(x.shape) - 1]
-    mean = arithmetic.mean(b, x, last, keepdim=True) if centred else None
+def standardised(
+    lo: Lowering, x: Handle, axes: tuple[int, ...], eps: float, rstd_form: NumberFormat, *, centred: bool = True
+) -> Rows:
+    b = lo.b
+    mean = arithmetic.mean(b, x, axes, keepdim=True) if centred else None
     away = x if mean is None else arithmetic.sub(b, x, mean, x.frac)
-    square = arithmetic.mean(b, arithmetic.mul(b, away, away), last, keepdim=True)
+    square = arithmetic.mean(b, arithmetic.mul(b, away, away), axes, keepdim=True)
     deviation = arithmetic.sqrt(b, arithmetic.add_constant(b, square, eps))
     rstd = arithmetic.to(b, arithmetic.divide(b, b.constant(1), deviation, rstd_form.frac), rstd_form)
-    return Rows(away, mean, rstd)
+    return Rows(away, axes, mean, rstd)
 
 
-def _xhat(lo: Lowering, rows: Rows, most_frac: int) -> Handle:
-    """Within ±2 sqrt(n), which rounding cannot leave: the saturation tells the range analysis so."""
+def normalised(lo: Lowering, rows: Rows, most_frac: int = arithmetic.ROOM) -> Handle:
+    """xhat, within ±2 sqrt(n), which rounding cannot leave: the saturation tells the range analysis so."""
     whole_bits = 2 + (rows.length - 1).bit_length() // 2
     frac = min(XHAT_BITS - 1 - whole_bits, most_frac)
     product = arithmetic.mul(lo.b, rows.values, rows.rstd)
     return arithmetic.to(lo.b, product, NumberFormat(frac, frac + whole_bits + 1))
 
 
-def _affine(lo: Lowering, x: Handle, weight: Handle | None, bias: Handle | None) -> Handle:
+def affine(lo: Lowering, x: Handle, weight: Handle | None, bias: Handle | None) -> Handle:
     y = x if weight is None else arithmetic.mul(lo.b, x, weight)
     return y if bias is None else arithmetic.add(lo.b, y, bias, lo.format.frac)
 
 
-def _weighted(lo: Lowering, grad: Handle, weight: Handle | None) -> Handle:
+def weighted_gradient(lo: Lowering, grad: Handle, weight: Handle | None) -> Handle:
     """grad * weight in GRADIENT_BITS."""
     b = lo.b
     product = grad if weight is None else arithmetic.mul(b, grad, weight)
@@ -80,14 +84,14 @@ def _weighted(lo: Lowering, grad: Handle, weight: Handle | None) -> Handle:
     return arithmetic.to(b, product, NumberFormat(product.frac - places, GRADIENT_BITS))
 
 
-def _backward(lo: Lowering, grad: Handle, rows: Rows, xhat: Handle) -> Handle:
+def input_gradient(lo: Lowering, grad: Handle, rows: Rows, xhat: Handle) -> Handle:
     """dx, of a gradient that the weight has multiplied already."""
-    b, last, form = lo.b, [len(grad.shape) - 1], NumberFormat(grad.frac, GRADIENT_BITS)
-    along = arithmetic.mean(b, arithmetic.mul(b, grad, xhat), last, keepdim=True)
+    b, form = lo.b, NumberFormat(grad.frac, GRADIENT_BITS)
+    along = arithmetic.mean(b, arithmetic.mul(b, grad, xhat), rows.axes, keepdim=True)
     # Neither mean is longer than the gradients themselves; the analysis cannot know.
     part = arithmetic.to(b, arithmetic.mul(b, xhat, along), form)
     if rows.mean is not None:
-        grad = b.sub(grad, arithmetic.to(b, arithmetic.mean(b, grad, last, keepdim=True), form))
+        grad = b.sub(grad, arithmetic.to(b, arithmetic.mean(b, grad, rows.axes, keepdim=True), form))
     return arithmetic.mul(b, b.sub(grad, part), rows.rstd)
 
 
@@ -114,8 +118,8 @@ def layer_norm(
     lo: Lowering, x: Handle, normalized_shape: Sequence[int], weight: Handle | None, bias: Handle | None, eps: float
 ) -> tuple[Handle, Handle, Handle]:
     b, kept = lo.b, len(x.shape) - len(normalized_shape)
-    rows = _standardised(lo, _rows_of(lo, x, normalized_shape), eps, lo.formats.of(lo.node, 2), centred=True)
-    out = _affine(lo, _xhat(lo, rows, arithmetic.ROOM), _flat(lo, weight), _flat(lo, bias))
+    rows = standardised(lo, _rows_of(lo, x, normalized_shape), (kept,), eps, lo.formats.of(lo.node, 2))
+    out = affine(lo, normalised(lo, rows), _flat(lo, weight), _flat(lo, bias))
     assert rows.mean is not None
     statistic = (*x.shape[:kept], *(1,) * len(normalized_shape))
     return b.reshape(out, x.shape), b.reshape(rows.mean, statistic), b.reshape(rows.rstd, statistic)
@@ -142,8 +146,9 @@ def rms_norm(
 ) -> tuple[Handle, Handle]:
     b, kept = lo.b, len(x.shape) - len(normalized_shape)
     small = FLOAT32_EPSILON if eps is None else eps
-    rows = _standardised(lo, _rows_of(lo, x, normalized_shape), small, lo.formats.of(lo.node, 1), centred=False)
-    out = _affine(lo, _xhat(lo, rows, arithmetic.ROOM), _flat(lo, weight), None)
+    form = lo.formats.of(lo.node, 1)
+    rows = standardised(lo, _rows_of(lo, x, normalized_shape), (kept,), small, form, centred=False)
+    out = affine(lo, normalised(lo, rows), _flat(lo, weight), None)
     return b.reshape(out, x.shape), b.reshape(rows.rstd, (*x.shape[:kept], *(1,) * len(normalized_shape)))
 
 
@@ -176,12 +181,12 @@ def _layer_backward(
     centre = None if mean is None else _per_row(lo, mean, kept)
     values = _rows_of(lo, x, normalized_shape)
     values = values if centre is None else arithmetic.sub(b, values, centre, values.frac)
-    rows = Rows(values, centre, _per_row(lo, rstd, kept))
-    xhat = _xhat(lo, rows, XHAT_BACKWARD_FRAC)
+    rows = Rows(values, (kept,), centre, _per_row(lo, rstd, kept))
+    xhat = normalised(lo, rows, XHAT_BACKWARD_FRAC)
     outer = list(range(kept))
     dx = dw = db = None
     if output_mask[0]:
-        dx = b.reshape(_backward(lo, _weighted(lo, grad_rows, _flat(lo, weight)), rows, xhat), x.shape)
+        dx = b.reshape(input_gradient(lo, weighted_gradient(lo, grad_rows, _flat(lo, weight)), rows, xhat), x.shape)
     if output_mask[1]:
         dw = b.reshape(_summed(lo, arithmetic.mul(b, grad_rows, xhat), outer), tuple(normalized_shape))
     if output_mask[2]:
@@ -211,9 +216,9 @@ def group_norm(
     """[n, channels, ...]: the channels of a group and all their pixels are one row."""
     b = lo.b
     grouped = b.reshape(x, (n, groups, channels // groups * pixels))
-    rows = _standardised(lo, grouped, eps, lo.formats.of(lo.node, 2), centred=True)
-    xhat = b.reshape(_xhat(lo, rows, arithmetic.ROOM), (n, channels, pixels))
-    out = _affine(lo, xhat, _by_channel(lo, weight), _by_channel(lo, bias))
+    rows = standardised(lo, grouped, (2,), eps, lo.formats.of(lo.node, 2))
+    xhat = b.reshape(normalised(lo, rows), (n, channels, pixels))
+    out = affine(lo, xhat, _by_channel(lo, weight), _by_channel(lo, bias))
     assert rows.mean is not None
     return b.reshape(out, x.shape), b.reshape(rows.mean, (n, groups)), b.reshape(rows.rstd, (n, groups))
 
@@ -236,13 +241,13 @@ def group_norm_backward(
     grouped, by_channel = (n, groups, channels // groups * pixels), (n, channels, pixels)
     centre = b.reshape(mean, (n, groups, 1))
     values = b.reshape(x, grouped)
-    rows = Rows(arithmetic.sub(b, values, centre, values.frac), centre, b.reshape(rstd, (n, groups, 1)))
-    xhat = _xhat(lo, rows, XHAT_BACKWARD_FRAC)
+    rows = Rows(arithmetic.sub(b, values, centre, values.frac), (2,), centre, b.reshape(rstd, (n, groups, 1)))
+    xhat = normalised(lo, rows, XHAT_BACKWARD_FRAC)
     grad_pixels = b.reshape(grad, by_channel)
     dx = dw = db = None
     if output_mask[0]:
-        weighted = b.reshape(_weighted(lo, grad_pixels, _by_channel(lo, weight)), grouped)
-        dx = b.reshape(_backward(lo, weighted, rows, xhat), x.shape)
+        weighted = b.reshape(weighted_gradient(lo, grad_pixels, _by_channel(lo, weight)), grouped)
+        dx = b.reshape(input_gradient(lo, weighted, rows, xhat), x.shape)
     if output_mask[1]:
         dw = arithmetic.total(b, arithmetic.mul(b, grad_pixels, b.reshape(xhat, by_channel)), [0, 2], keepdim=False)
     if output_mask[2]:

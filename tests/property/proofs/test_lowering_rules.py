@@ -59,6 +59,7 @@ ROWS, GAIN, SHIFT = draw(6, 48, seed=3) + 0.5, draw(48, seed=4) + 1, draw(48, se
 IMAGES = draw(2, 8, 3, 4, seed=6)
 LOGITS = draw(12, 5, scale=2, seed=7)
 
+
 CASES: dict[str, Case] = {
     "add": case(lambda a, b: a + b, X, draw(10)),
     "add_far": case(lambda a, b: a - b, X * 1e-4, Y * 100, error=2**-24),
@@ -125,6 +126,9 @@ CASES: dict[str, Case] = {
     "layer_norm_plain": case(lambda a: F.layer_norm(a, (8, 6)), ROWS.reshape(6, 8, 6), error=2**-13),
     "rms_norm": case(lambda a, w: F.rms_norm(a, (48,), w), ROWS, GAIN),
     "group_norm": case(lambda a, w, b: F.group_norm(a, 4, w, b), IMAGES, draw(8) + 1, draw(8), error=2**-13),
+    "batch_norm": case(
+        lambda a, w, b: F.batch_norm(a, None, None, w, b, training=True), IMAGES, draw(8) + 1, draw(8), error=2**-13
+    ),
     "linear": case(F.linear, ROWS, draw(9, 48), draw(9), error=OPERANDS),
     "linear_plain": case(lambda a, w: F.linear(a, w), ROWS, draw(9, 48), error=OPERANDS),
     "bmm": case(torch.bmm, draw(3, 4, 6), draw(3, 6, 5), error=OPERANDS),
