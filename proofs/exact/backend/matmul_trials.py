@@ -67,5 +67,6 @@ def perverted(kernel: MatmulKernel, order: Order, random: Random) -> MatmulKerne
 
 def _cut(side: int, least: int, random: Random) -> list[tuple[int, int]]:
     """A side as a row of random pieces, none shorter than `least` (or one piece)."""
-    places = {least * random.randrange(1, side // least) for _ in range(MAX_CUTS)} if side >= 2 * least else set()
+    cuts = random.randint(1, MAX_CUTS) if side >= 2 * least else 0
+    places = {least * random.randrange(1, side // least) for _ in range(cuts)}
     return list(pairwise((0, *sorted(places), side)))
