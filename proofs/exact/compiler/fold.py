@@ -72,12 +72,18 @@ def fold(trace: Trace, steps: int | None) -> Folded:
     constants: dict[fx.Node, torch.Tensor] = {}
     for node in graph.nodes:
         if known.get(node) is Known.ALWAYS and node.op != "output":
-            constants[node] = _constant(trace.module, node, constants)
+            try:
+                constants[node] = _constant(trace.module, node, constants)
+            except RuntimeError as error:
+                problems.append(_not_evaluated(node, error))
+                break
             if node.op == "get_attr" and _is_captured(getattr(trace.module, str(node.target))):
                 problems.append(_captured(node, constants[node]))
             elif node in used:
                 problems += _check_constant(node, constants[node])
 
+    if problems:
+        return Folded(live, outputs, {}, {}, {}, {}, tuple(problems))
     updates = _updates(leaves, outputs)
     series, wrong = _series(graph, schedules, constants, known, updates, steps)
     problems += wrong
@@ -294,6 +300,14 @@ def _whole_numbers(
         if node in updates and not leaf.example.is_floating_point()
         if node not in schedules and updates[node] is not node
     ]
+
+
+def _not_evaluated(node: fx.Node, error: RuntimeError) -> Problem:
+    return Problem(
+        f"a constant that PyTorch cannot evaluate by itself: {(str(error).splitlines() or [''])[0]}",
+        "make constants in one go (torch.cat, torch.where), not by writing to parts of them",
+        node.meta.get("origin", Origin()),
+    )
 
 
 def _is_captured(tensor: torch.Tensor) -> bool:

@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch._decomp import core_aten_decompositions
 from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
+from proofs.exact.compiler.decompositions import decompositions
 from proofs.exact.compiler.errors import Origin, Problem
 from proofs.exact.compiler.locate import CARRY_WHAT_CHANGES, Locator, TracingStopped, function_line, raising_line
 
@@ -111,7 +111,7 @@ def trace(step: Step, params: Any, state: Any, batch: Mapping[str, Any], *, keep
 
 def _traced(function: Callable[..., Any], leaves: Sequence[Leaf], keep: Collection[object]) -> fx.GraphModule:
     traced: fx.GraphModule = make_fx(
-        function, decomposition_table=_decompositions(keep), tracing_mode="fake", _allow_non_fake_inputs=True
+        function, decomposition_table=decompositions(keep), tracing_mode="fake", _allow_non_fake_inputs=True
     )(*[_fresh(leaf.example) for leaf in leaves])
     return traced
 
@@ -223,13 +223,6 @@ def _checked_outputs(
     if len(problems) > before:
         raise TracingStopped
     return outputs
-
-
-def _decompositions(keep: Collection[object]) -> dict[Any, Callable[..., Any]]:
-    table: dict[Any, Callable[..., Any]] = dict(core_aten_decompositions())
-    # It differs from softmax only in rows that are masked everywhere, which calibration refuses.
-    table[aten._safe_softmax.default] = lambda x, dim, dtype=None: aten._softmax.default(x, dim, False)
-    return {target: rule for target, rule in table.items() if target not in keep}
 
 
 def _drop_mutations(module: fx.GraphModule) -> None:

@@ -88,6 +88,42 @@ def test_in_place_updates_compile_as_well() -> None:
     torch.testing.assert_close(found, torch.tensor([1.0, -0.5, 0.25]), atol=5e-3, rtol=0)
 
 
+def test_writing_to_parts_compiles_as_well() -> None:
+    def step(params: Any, state: Any, batch: Batch) -> tuple[Any, Any, torch.Tensor]:
+        x = torch.zeros(3, 4)
+        x[0] = params["w"]
+        x[1, 1:3] = 2 * params["w"][:2]
+        x[2, ::2] = params["w"][2:] * 3
+        x[:, 3] += 1
+        return params, {"x": x}, (x * x).sum()
+
+    params, state = {"w": torch.tensor([1.0, -0.5, 0.25, 2.0])}, {"x": torch.zeros(3, 4)}
+    compiled = compile_step(step, (params, state, {}))
+    exact = run_exact(compiled, compiled.encode_state(params, state), {}, 1)
+    _, wanted, _ = step(params, state, {})
+    torch.testing.assert_close(compiled.decode_state(exact)["x"], wanted["x"], atol=1e-5, rtol=0)
+
+
+def test_a_recurrent_network_compiles_as_well() -> None:
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cells = nn.GRU(2, 4, batch_first=True)
+            self.out = nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            outputs, _ = self.cells(x.view(32, 4, 2))
+            return self.out(outputs[:, -1])  # type: ignore[no-any-return]
+
+    torch.manual_seed(0)
+    step, params, state = classifier(Recurrent())
+    compiled = compile_step(step, (params, state, blobs()))
+    exact = run_exact(compiled, compiled.encode_state(params, state), compiled.encode_data(blobs()), 5)
+    wanted, _ = run_float(step, params, state, blobs(), 5)
+    for name, tensor in compiled.decode_params(exact).items():
+        torch.testing.assert_close(tensor, wanted[name], atol=5e-3, rtol=0)
+
+
 @pytest.mark.parametrize("written", ["autograd.grad", "backward"])
 def test_autograd_on_the_parameters_compiles_as_well(written: str) -> None:
     def step(params: Any, state: Any, batch: Batch) -> tuple[Any, Any, torch.Tensor]:
