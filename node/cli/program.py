@@ -28,8 +28,10 @@ _TIMING_LIMIT_S = 20.0
 _File = Annotated[Path, typer.Argument(help="Step file: init, step, evaluate, example_batch.", metavar="FILE")]
 _Task = Annotated[Path | None, typer.Option("--task", help="Task file (TOML) with data, batch, seed and steps.")]
 _Data = Annotated[
-    str | None, typer.Option("--data", help="mnist, digits, or a .npz or .safetensors file.", metavar="NAME")
+    str | None,
+    typer.Option("--data", help="mnist, digits, moby-dick, or a .npz, .safetensors or .txt file.", metavar="NAME"),
 ]
+_Context = Annotated[int | None, typer.Option("--context", min=1, help="Of text: characters of a sample.")]
 _Batch = Annotated[int | None, typer.Option("--batch", min=1, help="Samples of a batch.")]
 _Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Steps: schedules and counters go this far.")]
 _Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Seed of initial weights and batch order.")]
@@ -42,6 +44,7 @@ def check(
     file: _File,
     task: _Task = None,
     data: _Data = None,
+    context: _Context = None,
     batch: _Batch = None,
     steps: _Steps = None,
     seed: _Seed = None,
@@ -56,7 +59,7 @@ def check(
     set_threads(threads)
     from proofs.exact.compiler.errors import CompileError
 
-    subject = Subject.of(file, task, data, batch, steps, seed)
+    subject = Subject.of(file, task=task, data=data, context=context, batch=batch, steps=steps, seed=seed)
     started = time.perf_counter()
     try:
         prepared = subject.prepare()
@@ -93,6 +96,7 @@ def show(
     save: Annotated[Path | None, typer.Option("--save", help="Write the encoded program to this file.")] = None,
     task: _Task = None,
     data: _Data = None,
+    context: _Context = None,
     batch: _Batch = None,
     steps: _Steps = None,
     seed: _Seed = None,
@@ -101,7 +105,11 @@ def show(
     from node.cli.program_subject import Subject, find_program, view_of
 
     if what.endswith(".py"):
-        compiled = Subject.of(Path(what), task, data, batch, steps, seed).prepare_or_explain().compiled
+        compiled = (
+            Subject.of(Path(what), task=task, data=data, context=context, batch=batch, steps=steps, seed=seed)
+            .prepare_or_explain()
+            .compiled
+        )
         view, title = view_of(compiled), Path(what).name
     else:
         view, title = find_program(call, what)
@@ -127,6 +135,7 @@ def compare(
     file: _File,
     task: _Task = None,
     data: _Data = None,
+    context: _Context = None,
     batch: _Batch = None,
     steps: _Steps = None,
     seed: _Seed = None,
@@ -150,7 +159,7 @@ def compare(
     from proofs.exact.compiler.errors import CompileError
     from proofs.exact.settings import Settings
 
-    subject = Subject.of(file, task, data, batch, steps, seed)
+    subject = Subject.of(file, task=task, data=data, context=context, batch=batch, steps=steps, seed=seed)
     runs: list[Comparison] = []
     with stop_on_signals(call.out) as request:
         for offset in range(seeds):

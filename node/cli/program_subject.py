@@ -12,6 +12,7 @@ from protocol.errors import UsageError
 
 if TYPE_CHECKING:
     from node.cli.invocation import Invocation
+    from node.request.task_file import DataSection
     from node.training.compare import Material, Prepared
     from node.training.step_file import TrainingStep
     from proofs.exact.compiler.compiled import CompiledStep
@@ -33,10 +34,18 @@ class Subject:
 
     @classmethod
     def of(
-        cls, file: Path, task: Path | None, data: str | None, batch: int | None, steps: int | None, seed: int | None
+        cls,
+        file: Path,
+        *,
+        task: Path | None = None,
+        data: str | None = None,
+        context: int | None = None,
+        batch: int | None = None,
+        steps: int | None = None,
+        seed: int | None = None,
     ) -> Subject:
         """Flags win over the task file. Raises UsageError."""
-        from node.request.task_file import DataSection, load_task_file
+        from node.request.task_file import load_task_file
         from node.training.compare import load_material
         from node.training.step_file import load_step_file
 
@@ -48,9 +57,7 @@ class Subject:
             seed = training.seed if seed is None else seed
             steps = steps or given.task.rounds * training.steps_per_round
         if data is not None:
-            path = Path(data)
-            named = bool(path.suffix) or "/" in data
-            source = DataSection.model_validate({"file": path} if named else {"source": data})
+            source = _data_section(data, context)
         seed = seed or 0
         step = load_step_file(file, seed)
         return cls(file, step, load_material(step, source, batch), steps or DEFAULT_STEPS, seed)
@@ -69,6 +76,24 @@ class Subject:
             return self.prepare()
         except CompileError as error:
             raise explained(self.file, error) from error
+
+
+def _data_section(data: str, context: int | None) -> DataSection:
+    """What --data names. Raises UsageError U-56 if it is nothing that a task file could name."""
+    from pydantic import ValidationError
+
+    from node.request.task_file import DataSection
+
+    path = Path(data)
+    if path.suffix == ".txt":
+        given: dict[str, object] = {"text": path}
+    else:
+        given = {"file": path} if path.suffix or "/" in data else {"source": data}
+    try:
+        return DataSection.model_validate(given | ({"context": context} if context else {}))
+    except ValidationError as error:
+        hint = "mnist, digits, a .npz or .safetensors file; or moby-dick or a .txt file with --context"
+        raise UsageError(f"--data {data}: {error.errors()[0]['msg']}", code="U-56", hint=hint) from error
 
 
 def view_of(compiled: CompiledStep) -> ProgramView:

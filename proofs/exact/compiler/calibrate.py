@@ -1,5 +1,7 @@
 """How large every number of a step gets: the float graph runs a few steps on the example, outputs fed back as inputs.
 
+The first steps of a schedule that warms up move little, so a dozen more are rehearsed at later points of the schedule.
+
 A state that follows s' = b s + u (momentum, moving averages) grows for 1 / (1 - b) steps, longer than anybody wants to
 calibrate: after the ordinary steps one more is run with every such state at its limit u / (1 - b) and the schedules at
 their last step, so that whatever depends on those states is seen at full size as well.
@@ -23,6 +25,9 @@ aten = torch.ops.aten
 
 FLOAT = torch.float32
 """What the graph runs in: magnitudes need no more, and it is twice as fast as float64."""
+
+REHEARSED = 12
+"""Steps at later points of the schedule, beside those that Options.calibration_steps asks for."""
 
 Magnitudes = dict[fx.Node, tuple[float, ...]]
 """Greatest finite absolute value of each result of a node, over all steps; 0 where it was never anything else."""
@@ -68,13 +73,11 @@ def calibrate(
                 run.result.first_loss = loss
             if run.result.problems:
                 return run.result
-            for name, memory in linear.items():
-                if memory is not None:
-                    limit = (following[name] - memory * carried[name]) / (1 - memory)
-                    # Of a second moment the limit is a square; rounding must not put it below 0, under a root.
-                    squares = carried[name].min() >= 0 and following[name].min() >= 0
-                    limits[name] = limit.clamp(min=0) if squares else limit
+            limits = _limits(linear, carried, following)
             carried = following
+        before, carried = _rehearse(run, carried, batches, last)
+        if before is not carried:
+            limits = {name: _larger(limits[name], each) for name, each in _limits(linear, before, carried).items()}
         run.observing = True
         if limits:
             run.step(carried | limits, batches[-1], last)
@@ -85,6 +88,47 @@ def calibrate(
     _carry(run)
     _fill_zeros(run)
     return run.result
+
+
+def _rehearse(
+    run: _Run, carried: dict[str, torch.Tensor], batches: Sequence[Mapping[str, torch.Tensor]], last: int
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Goes on for REHEARSED steps whose numbers lie spread over the first half of all steps, and looks at every third.
+
+    The first steps of a schedule that warms up move nothing. A GPT's attention scores are 80 times larger after its
+    warm-up than in its first step, and their gradients 200 times: formats made from the first steps saturate.
+    Returns the state before and after the last step; the same one twice if none was taken.
+    """
+    earlier = carried
+    for i in range(1, REHEARSED + 1):
+        run.observing = i % 3 == 0
+        seen = dict(run.result.magnitudes) if run.observing else {}
+        following, loss = run.step(carried, batches[i % len(batches)], last * i // (2 * REHEARSED))
+        if run.result.problems or not loss < 4 * abs(run.result.first_loss) + 4:
+            # Without its warm-up a step may diverge: what is seen then says nothing about training.
+            run.result.problems.clear()
+            run.result.magnitudes.update(seen)
+            break
+        earlier, carried = carried, following
+    return earlier, carried
+
+
+def _limits(
+    linear: Mapping[str, float | None], carried: Mapping[str, torch.Tensor], following: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """What each linear state would tend to if the step between these two were taken for ever."""
+    limits = {}
+    for name, memory in linear.items():
+        if memory is not None:
+            limit = (following[name] - memory * carried[name]) / (1 - memory)
+            # Of a second moment the limit is a square; rounding must not put it below 0, under a root.
+            squares = carried[name].min() >= 0 and following[name].min() >= 0
+            limits[name] = limit.clamp(min=0) if squares else limit
+    return limits
+
+
+def _larger(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return torch.where(a.abs() >= b.abs(), a, b)
 
 
 class _Run:
