@@ -96,7 +96,7 @@ def index_add(lo: Lowering, x: Handle, dim: int, index: Handle, source: Handle, 
     return add(lo.b, x, summed_at(lo, source, axis, index, x.shape[axis]))
 
 
-@rule(aten.index.Tensor, exact=True)
+@rule(aten.index.Tensor, aten._unsafe_index.Tensor, exact=True)
 def index(lo: Lowering, x: Handle, indices: Sequence[Handle | None]) -> Handle:
     """x[i], x[:, i], x[i, j] for integer tensors next to each other."""
     first, chosen = _indexed_axes(lo, indices)

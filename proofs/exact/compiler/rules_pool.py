@@ -1,4 +1,4 @@
-"""Rules for pooling: windows of one image gathered, and their places compared or summed.
+"""Rules for pooling, and for its reverse: windows of one image gathered, and their places compared or summed.
 
 A maximum is found by a tournament of the places in reading order, in which only a greater value beats an earlier one:
 PyTorch's first maximum. Its gradient runs down the same tournament, so that ties are broken alike.
@@ -12,7 +12,7 @@ from fractions import Fraction
 import torch
 
 from proofs.exact.builder import Handle
-from proofs.exact.compiler.arithmetic import scale
+from proofs.exact.compiler.arithmetic import scale, total
 from proofs.exact.compiler.lowering import Lowering, rule
 from proofs.exact.compiler.rules_convolution import settled_part
 from proofs.exact.compiler.rules_shape import result_shape
@@ -119,6 +119,41 @@ def adaptive_avg_pool(lo: Lowering, x: Handle, output_size: Sequence[int]) -> Ha
 def adaptive_avg_pool_backward(lo: Lowering, gradient: Handle, x: Handle) -> Handle:
     kernel = _even_kernel(lo, x.shape, gradient.shape[-2:])
     return avg_pool_backward(lo, gradient, x, kernel, kernel, (0, 0), False, True, None)
+
+
+@rule(aten.adaptive_max_pool2d.default)
+def adaptive_max_pool(lo: Lowering, x: Handle, output_size: Sequence[int]) -> tuple[Handle, Handle]:
+    return max_pool(lo, x, _even_kernel(lo, x.shape, output_size))
+
+
+@rule(aten.adaptive_max_pool2d_backward.default)
+def adaptive_max_pool_backward(lo: Lowering, gradient: Handle, x: Handle, indices: Handle) -> Handle:
+    kernel = _even_kernel(lo, x.shape, gradient.shape[-2:])
+    return max_pool_backward(lo, gradient, x, kernel, kernel, (0, 0), (1, 1), False, indices)
+
+
+@rule(aten.upsample_nearest2d.default, exact=True)
+def upsample(lo: Lowering, x: Handle, output_size: Sequence[int], *_: float | None) -> Handle:
+    images, channels, height, width = x.shape
+    down, across = _even_factors(lo, x.shape[2:], output_size)
+    spread = lo.b.reshape(x, (images, channels, height, 1, width, 1))
+    return lo.b.reshape(lo.b.broadcast(spread, (images, channels, height, down, width, across)), result_shape(lo))
+
+
+@rule(aten.upsample_nearest2d_backward.default)
+def upsample_backward(
+    lo: Lowering, gradient: Handle, output_size: Sequence[int], input_size: Sequence[int], *_: float | None
+) -> Handle:
+    images, channels, height, width = input_size
+    down, across = _even_factors(lo, input_size[2:], output_size)
+    blocks = lo.b.reshape(gradient, (images, channels, height, down, width, across))
+    return total(lo.b, blocks, [3, 5], keepdim=False)
+
+
+def _even_factors(lo: Lowering, image: Sequence[int], output: Sequence[int]) -> tuple[int, int]:
+    if any(larger % side for side, larger in zip(image, output, strict=True)):
+        raise lo.unsupported(f"upsampling {list(image)} to {list(output)}", "scale by a whole number")
+    return output[0] // image[0], output[1] // image[1]
 
 
 def _even_kernel(lo: Lowering, image: tuple[int, ...], output: Sequence[int]) -> list[int]:

@@ -117,6 +117,17 @@ def test_average_pooling(options: dict[str, Any], within: float) -> None:
     both_ways(lambda x: F.avg_pool2d(x, **options), whole(2, 3, 6, 7), within=within)
 
 
+def test_nearest_upsampling_by_whole_numbers() -> None:
+    both_ways(lambda x: F.interpolate(x, scale_factor=2), whole(2, 3, 2, 3))
+    both_ways(lambda x: F.interpolate(x, size=(2, 9)), whole(2, 1, 2, 3))
+    with pytest.raises(Unsupported, match="upsampling"):
+        lowered(lambda x: F.interpolate(x, size=(3, 3)), whole(2, 1, 2, 3))
+
+
+def test_adaptive_maximum_pooling_to_a_divisor() -> None:
+    both_ways(lambda x: F.adaptive_max_pool2d(x, (2, 3)), whole(2, 3, 4, 6, least=-1, greatest=1))
+
+
 def test_adaptive_average_pooling_to_a_divisor() -> None:
     both_ways(lambda x: F.adaptive_avg_pool2d(x, (2, 3)), whole(2, 3, 4, 6), within=1e-4)
     with pytest.raises(Unsupported, match="differ in size"):
