@@ -336,7 +336,13 @@ def no_rule(node: fx.Node) -> Problem:
     return Problem("there is no exact form of this operation", instead, origin_of(node))
 
 
+_WHOLE = (
+    "a gradient passes through writing to parts of a tensor: build it in one go (torch.cat, torch.stack, torch.where)"
+)
 _INSTEAD = {
+    "as_strided": _WHOLE,
+    "as_strided_scatter": _WHOLE,
+    "new_empty_strided": _WHOLE,
     "sort": "choose by comparison: torch.where and amax",
     "topk": "choose by comparison: torch.where and amax",
     "cumsum": "a product with a constant triangular matrix of ones",

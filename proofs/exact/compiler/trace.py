@@ -252,4 +252,6 @@ def _first_line(error: BaseException) -> str:
 def _hint(error: BaseException) -> str:
     if "mutate a captured Tensor" in str(error):
         return CARRY_WHAT_CHANGES
+    if ".numpy()" in str(error):
+        return "keep to torch's operations: NumPy computes at once, and leaves nothing to compile"
     return "run the step once in plain PyTorch: it must work there with this example"
