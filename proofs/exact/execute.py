@@ -169,7 +169,8 @@ def run_unit(
     clock = _Clock(start_step, steps)
     for done in range(start_step + 1, steps + 1):
         try:
-            current = plan.run(current, bound)
+            # From the second step on the state is ours: what callbacks saw was good until they returned.
+            current = plan.run(current, bound, consume=done > start_step + 1)
         except Overflow as cause:
             raise Overflowed(done - 1, cause, _own(current), roots) from cause
         if on_step is not None:

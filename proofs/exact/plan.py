@@ -17,7 +17,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from proofs.exact.backend.layouts import slices_for
 from proofs.exact.kernels import Buffer
+from proofs.exact.opcodes import Opcode
 from proofs.exact.program import Program
 from proofs.exact.settings import Settings
 from proofs.exact.tensor import ExactTensor
@@ -31,8 +33,8 @@ __all__ = ["Bound", "Instruction", "Lives", "Plan", "Settings", "peak_bytes"]
 
 log = logging.getLogger(__name__)
 
-LEAST_BYTES = 256
-"""Of a stored value: a line of the cache for each of its planes."""
+LEAST_BYTES = 1024
+"""Added for each value: its planes, nine at most, lie on cache lines of their own."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,13 +73,14 @@ class Plan:
         """What the steps of a unit share."""
         return Bound(fixed, seed, None if self.fused is None else self.fused.bind(fixed, seed))
 
-    def run(self, state: Mapping[str, ExactTensor], bound: Bound) -> dict[str, ExactTensor]:
-        """The state after one step. Reads `state` and `bound`, writes to neither, nor later to what it returns while
-        anybody holds it. Raises Overflow if a CHECK fails.
+    def run(self, state: Mapping[str, ExactTensor], bound: Bound, *, consume: bool = False) -> dict[str, ExactTensor]:
+        """The state after one step. Writes neither to `state` and `bound`, nor later to what it returns while anybody
+        holds it. With `consume` the caller gives `state` up: its memory may be that of the result, which saves a state
+        of memory and the copying of it. Raises Overflow if a CHECK fails, and then `state` is as it was.
         """
         if self.fused is not None:
             assert bound.fused is not None, "bound by a plan with other settings"
-            after = self.fused.run(state, bound.fused)
+            after = self.fused.run(state, bound.fused, consume=consume)
             if after is not None:
                 return after
         return self.unfused.run(state, bound.unfused(self.unfused))
@@ -101,12 +104,16 @@ def peak_bytes(program: Program) -> int:
 
 
 def step_bytes(program: Program) -> int:
-    """The values that a step makes, those held at once, on int64; and for each a few cache lines, which is what counts
-    in a program of scalars."""
+    """The values that a step makes, those held at once: int64 each, or the planes of an int8-sliced product."""
+    sizes = [8 * value.elements + LEAST_BYTES for value in program.values]
+    for number, op in program.numbered_ops():
+        if op.opcode is Opcode.MATMUL_NT:
+            slices = [slices_for(program.values[operand]) or 0 for operand in op.operands]
+            sizes[number] = max(8, 4 * slices[0] * slices[1]) * program.values[number].elements + LEAST_BYTES
     lives = Lives(program)
     held = peak = 0
     for number, _ in program.numbered_ops():
-        held += 8 * program.values[number].elements + LEAST_BYTES
+        held += sizes[number]
         peak = max(peak, held)
-        held -= sum(8 * program.values[dead].elements + LEAST_BYTES for dead in lives.dead_after(number))
+        held -= sum(sizes[dead] for dead in lives.dead_after(number))
     return peak

@@ -20,6 +20,7 @@ from proofs.exact.backend.emit import Code, Word, width
 from proofs.exact.backend.graph import Node
 from proofs.exact.backend.groups import Group
 from proofs.exact.backend.layouts import Float64, Layout, Plain, Product, Slices, plane_dtypes
+from proofs.exact.backend.memory import Slot
 from proofs.exact.backend.views import Dim, View, contiguous, nest, strides_in
 from proofs.exact.opcodes import Opcode
 from proofs.exact.ranges import ValueInfo
@@ -61,13 +62,15 @@ class KernelSource:
 @dataclass(frozen=True, slots=True)
 class Storage:
     """Where a group's values lie: `reads` the layout of each value it reads, `writes` those in which it has to store
-    each value it makes; `constants` the values of one known element; `plane_bounds` of each Product it reads."""
+    each value it makes; `constants` the values of one known element; `plane_bounds` of each Product it reads;
+    `in_place` the input whose memory a stored value takes, element by element: then both are one pointer."""
 
     infos: Mapping[int, ValueInfo]
     reads: Mapping[int, Layout]
     writes: Mapping[int, tuple[Layout, ...]]
     constants: Mapping[int, int]
     plane_bounds: Mapping[int, int]
+    in_place: Mapping[Slot, int]
 
 
 def generate(group: Group, storage: Storage) -> KernelSource:
@@ -91,6 +94,12 @@ class _Generator:
         self._code = Code()
         self._made = {node.number: node for node in group.nodes}
         self._parameters: dict[Parameter, int] = {}
+        self._one_name: dict[Parameter, Parameter] = {}
+        """Both names of memory that is read and written over: LLVM is told that different pointers never meet."""
+        for slot, given in storage.in_place.items():
+            shared = Parameter(given, slot.layout, 0, True)
+            self._one_name[Parameter(slot.base, slot.layout, 0, True)] = shared
+            self._one_name[Parameter(given, slot.layout, 0, False)] = shared
         self._element: dict[int, bool] = {node.number: group.per_element(node) for node in group.nodes}
         """Whether a node iterates element by element."""
         self._phase: dict[int, int] = {}
@@ -332,6 +341,11 @@ class _Generator:
     def _inner_block(self, phase: int) -> None:
         self._words = {}
         self._current_phase = phase
+        for given in self._storage.in_place.values():
+            # Read before anything is stored: another value of this element may need what is about to be written over.
+            views = [view for node in self._group.nodes for view in node.walked if view.base == given]
+            if views:
+                self._value(views[0], True)
         for node in self._roots(phase):
             if node.fold is None:
                 word = self._value(View.whole(node.number, node.info.shape), True)
@@ -460,6 +474,7 @@ class _Generator:
     # Memory
 
     def _pointer(self, parameter: Parameter) -> str:
+        parameter = self._one_name.get(parameter, parameter)
         place = self._parameters.setdefault(parameter, len(self._parameters))
         return f"%p{place}"
 

@@ -219,6 +219,8 @@ def combined(code: Code, planes: Sequence[Word], shifts: Sequence[int], bits: in
     """The sum of planes times powers of two, modulo 2^bits."""
     total: Word | None = None
     for shift, same in _by_shift(planes, shifts):
+        if shift >= bits:
+            continue  # a multiple of 2^bits; and LLVM leaves such a shift undefined
         part = code.wide(_added(code, same), bits)
         part = code.binary("shl", part, shift) if shift else part
         total = part if total is None else code.binary("add", total, part)

@@ -6,9 +6,10 @@ caller at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from math import prod
 
 import torch
@@ -45,6 +46,8 @@ class Schedule:
     stores: Mapping[int, tuple[Layout, ...]]
     """For each stored value the layouts in which it lies, widest choice first."""
     needs: Mapping[Slot, Need]
+    in_place: Mapping[Slot, int]
+    """Outputs that are written over the state tensor (its input's number) that they replace, if a caller lets us."""
 
     def read_layout(self, base: int) -> Layout:
         """The layout from which generated code reads a value."""
@@ -107,7 +110,28 @@ def schedule(
                 made = of[number]
                 size = stored_bytes(layout, graph.nodes[number].info.elements)
                 needs[Slot(number, layout)] = Need(size, made, max(made, last_read.get(number, made)))
-    return Schedule(graph, tuple(groups), stores, needs)
+    return Schedule(graph, tuple(groups), stores, needs, outputs_in_place(graph, groups, of, last_read))
+
+
+def outputs_in_place(
+    graph: Graph, groups: Sequence[Group], of: Mapping[int, int], last_read: Mapping[int, int]
+) -> dict[Slot, int]:
+    """New state tensors whose kernel is the last to read the old one, each element just before it writes it. None in
+    a program with a CHECK: if that fails, the old state must still be there."""
+    if any(node.opcode is Opcode.CHECK for node in graph.nodes.values()):
+        return {}
+    found = {}
+    for given, (base, type_) in enumerate(zip(graph.outputs, graph.program.state_types.values(), strict=True)):
+        if base not in of or graph.outputs.count(base) > 1 or given in graph.outputs:
+            continue
+        group = groups[of[base]]
+        node = graph.nodes[base]
+        if not group.fused or group.row is not None or node.fold is not None or last_read.get(given, -1) > of[base]:
+            continue
+        views = [view for other in group.nodes for view in other.operands if view.base == given]
+        if group.size == type_.elements and all(view.is_whole and view.size == group.size for view in views):
+            found[Slot(base, Plain(8 * type_.width))] = given
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +139,12 @@ class Bound:
     """Planes of what stays the same from step to step: data and seed."""
 
     frame: dict[Slot, tuple[Tensor, ...]]
+
+
+@cache
+def _workers(count: int) -> ThreadPoolExecutor:
+    """Threads for every plan of the process: idle ones cost nothing, and plans come and go."""
+    return ThreadPoolExecutor(count, "kernel")
 
 
 class FusedPlan:
@@ -152,7 +182,7 @@ class FusedPlan:
             if slot.base >= program.first_op
         }
         self._threads = settings.threads
-        self._pool = ThreadPoolExecutor(settings.threads - 1, "kernel") if settings.threads > 1 else None
+        self._pool = _workers(settings.threads - 1) if settings.threads > 1 else None
         self.steps: list[Step] = [self._step(group) for group in self._schedule.groups]
 
     @property
@@ -170,15 +200,26 @@ class FusedPlan:
                 frame[slot] = (torch.tensor([seed], dtype=torch.int64),)
         return Bound(frame)
 
-    def run(self, state: Mapping[str, ExactTensor], bound: Bound) -> dict[str, ExactTensor] | None:
-        """The state after one step; None if a CHECK failed, which only the torch kernels can locate."""
+    def run(
+        self, state: Mapping[str, ExactTensor], bound: Bound, *, consume: bool = False
+    ) -> dict[str, ExactTensor] | None:
+        """The state after one step; None if a CHECK failed, which only the torch kernels can locate. With `consume`
+        the memory of `state` is ours."""
         program = self._program
         frame = self._static | bound.frame
         for number, (name, type_) in enumerate(program.state_types.items()):  # state inputs come first, in this order
             frame[Slot(number, Plain(8 * type_.width))] = (state[name].values.reshape(-1),)
-        outputs = {slot: pool.take() for slot, pool in self._pools.items()}
-        for slot, tensor in outputs.items():
-            frame[slot] = (tensor.reshape(-1),)
+        consume = consume and len({tensor.values.data_ptr() for tensor in state.values()}) == len(state)
+        outputs = {}
+        for slot, pool in self._pools.items():
+            replaced = self._schedule.in_place.get(slot)
+            if replaced is None:
+                outputs[slot] = pool.take()
+            else:
+                old = Slot(replaced, slot.layout)
+                outputs[slot] = frame[old][0] if consume else pool.take().reshape(-1).copy_(frame[old][0])
+                frame[old] = (outputs[slot],)
+            frame[slot] = (outputs[slot].reshape(-1),)
         for step in self.steps:
             step.run(frame)
         if self._flag.item():
@@ -265,7 +306,8 @@ def storage_of(plan: Schedule, group: Group) -> codegen.Storage:
         if isinstance(layout, Product)
     }
     writes = {node.number: plan.stores[node.number] for node in group.nodes}
-    return codegen.Storage(graph.infos, reads, writes, constants, bounds)
+    in_place = {slot: given for slot, given in plan.in_place.items() if slot.base in made}
+    return codegen.Storage(graph.infos, reads, writes, constants, bounds, in_place)
 
 
 def moved_bytes(plan: Schedule, group: Group) -> int:

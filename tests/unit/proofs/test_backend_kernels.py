@@ -221,3 +221,17 @@ def test_operations_around_products_read_and_write_their_planes(matmul: str, bit
         {name: extremes(type_) for name, type_ in program.state_types.items()},
         settings=(Settings(matmul=matmul), Settings(matmul=matmul, threads=2)),
     )
+
+
+def test_a_plane_beyond_the_width_of_the_result_counts_for_nothing() -> None:
+    """Three slices by three leave a plane of shift 32, and a sum of two products may fit 32 bits."""
+    b = ProgramBuilder()
+    m = b.state("m", TensorType((9, 2), 17))
+    a = b.clamp(m, -32767, 32767)
+    product = b.relu(b.matmul_nt(a, a))
+    b.state("out", product.info.type)
+    b.update("out", product)
+    b.update("m", m)
+    program = b.build()
+    values = {name: extremes(type_) for name, type_ in program.state_types.items()}
+    check(program, values, settings=(Settings(matmul="int8"), Settings(matmul="float64")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from unittest.mock import patch
 
 import pytest
@@ -13,7 +14,11 @@ from proofs.exact import plan
 from proofs.exact.backend import arena, fused
 from proofs.exact.backend.arena import ALIGNMENT, Need, place
 from proofs.exact.backend.memory import OutputPool
+from proofs.exact.builder import ProgramBuilder
+from proofs.exact.known_answers import noise, to_torch
+from proofs.exact.overflow import Overflow
 from proofs.exact.plan import Plan, peak_bytes
+from proofs.exact.tensor import ExactTensor, TensorType
 from tests.support.programs import mlp, mlp_data, mlp_state
 
 NEEDS = st.lists(st.tuples(st.integers(1, 5000), st.integers(0, 20), st.integers(0, 10)), min_size=1, max_size=30)
@@ -78,6 +83,71 @@ def test_states_that_a_caller_keeps_stay_as_they_were() -> None:
         copies.append({name: tensor.copy() for name, tensor in states[-1].items()})
     assert states[1:] == copies
     assert len({tensor.values.data_ptr() for state in states[1:] for tensor in state.values()}) == 4 * len(states[0])
+
+
+def swapping(b: ProgramBuilder) -> None:
+    """Each state becomes a function of the other: the same element of both is read before either is written."""
+    p, q = (b.state(name, TensorType((3, 50), 20)) for name in "pq")
+    b.update("p", b.saturate(b.add(q, p), bits=20))
+    b.update("q", b.saturate(b.sub(p, b.mul(q, b.constant(3))), bits=20))
+
+
+def reading_across(b: ProgramBuilder) -> None:
+    """One state's new value needs elements of the other that lie elsewhere."""
+    p, q = (b.state(name, TensorType((30, 30), 20)) for name in "pq")
+    b.update("p", b.saturate(b.add(b.transpose(p), q), bits=20))
+    b.update("q", b.saturate(b.sub(b.transpose(p), q), bits=20))
+
+
+@pytest.mark.parametrize("body", [swapping, reading_across], ids=lambda body: body.__name__)
+def test_a_state_that_is_given_up_may_be_written_over_and_the_result_is_the_same(
+    body: Callable[[ProgramBuilder], None],
+) -> None:
+    b = ProgramBuilder()
+    body(b)
+    program = b.build()
+    start = {
+        name: ExactTensor(type_, to_torch(noise(type_.shape, type_.lo, type_.hi, salt)))
+        for salt, (name, type_) in enumerate(program.state_types.items())
+    }
+    made = Plan.of(program)
+    bound = made.bind({}, 0)
+    kept, given_up = start, {name: tensor.copy() for name, tensor in start.items()}
+    for _ in range(3):
+        kept = made.run(kept, bound)
+        given_up = made.run(given_up, bound, consume=True)
+        assert given_up == kept
+
+
+def test_giving_up_the_state_needs_no_second_one() -> None:
+    program, data = mlp(samples=12, widths=(5, 4, 3), batch=4), mlp_data(12, 5, 3)
+    made = Plan.of(program)
+    bound = made.bind(data, 9)
+    before = made.run(mlp_state(program), bound)
+    places = {name: tensor.values.data_ptr() for name, tensor in before.items()}
+    after = made.run(before, bound, consume=True)
+    assert {name: tensor.values.data_ptr() for name, tensor in after.items()} == places
+
+
+def test_states_that_share_memory_are_not_written_over() -> None:
+    b = ProgramBuilder()
+    for name in "pq":
+        b.update(name, b.saturate(b.add(b.state(name, TensorType((9,), 8)), b.constant(1)), bits=8))
+    shared = ExactTensor(TensorType((9,), 8), torch.zeros(9, dtype=torch.int8))
+    made = Plan.of(b.build())
+    after = made.run({"p": shared, "q": shared}, made.bind({}, 0), consume=True)
+    assert after["p"].values.tolist() == after["q"].values.tolist() == [1] * 9
+
+
+def test_a_failed_check_leaves_the_state_as_it_was() -> None:
+    b = ProgramBuilder()
+    p = b.state("p", TensorType((9,), 20))
+    b.update("p", b.check(b.add(p, b.constant(1)), -1000, 1000))
+    made = Plan.of(b.build())
+    state = {"p": ExactTensor(TensorType((9,), 20), torch.arange(9) + 996)}
+    with pytest.raises(Overflow):
+        made.run(state, made.bind({}, 0), consume=True)
+    assert state["p"].values.tolist() == list(range(996, 1005))
 
 
 def test_the_bound_on_memory_covers_the_arena_and_the_states() -> None:
