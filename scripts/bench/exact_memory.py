@@ -85,7 +85,7 @@ def _exact(workload: str, folder: Path, threads: int) -> int:
     state = decode_state(folder.joinpath("state").read_bytes())
     bound = plan.bind(decode_state(folder.joinpath("data").read_bytes()), 0)
     for _ in range(STEPS):
-        state = plan.run(state, bound)
+        state = plan.run(state, bound, consume=True)
     return _status("VmHWM") - had
 
 

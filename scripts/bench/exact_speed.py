@@ -61,10 +61,10 @@ class Prepared:
     def exact_step(self) -> Callable[[], None]:
         """Each call takes one step from where the last one ended."""
         bound = self.plan.bind(dict(self.data), 0)
-        states = [dict(self.state)]
+        states = [{name: tensor.copy() for name, tensor in self.state.items()}]
 
         def run() -> None:
-            states[0] = self.plan.run(states[0], bound)
+            states[0] = self.plan.run(states[0], bound, consume=True)
 
         return run
 
