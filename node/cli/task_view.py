@@ -21,6 +21,7 @@ def cost_rows(context: NodeContext, submission: Submission) -> list[tuple[str, s
     spec, cost = submission.spec, submission.cost
     return [
         ("task", f"{submission.prepared.name}, {'private' if spec.is_private else 'public'}"),
+        ("model", submission.prepared.model),
         ("network", f"{context.config.network} (chain {context.network.chain_id})"),
         ("contract", context.deployment.market),
         ("from", spec.requester),

@@ -45,6 +45,8 @@ class PreparedTask:
     manifest: TaskManifest
     blobs: tuple[OutgoingBlob, ...]
     """Program, initial state, shards; the manifest last."""
+    model: str
+    """What is trained, in words."""
 
     @property
     def upload_bytes(self) -> int:
@@ -100,7 +102,8 @@ def prepare_task(
         challenge_window_s=file.task.challenge_window_s,
         is_private=private,
     )
-    return PreparedTask(file.task.name, spec, manifest, (program, initial, *shards, manifest_blob))
+    model = f"{plan.step.name}: {plan.parameters:,} parameters, {len(plan.program.ops):,} operations a step"
+    return PreparedTask(file.task.name, spec, manifest, (program, initial, *shards, manifest_blob), model)
 
 
 def model_card(file: TaskFile, plan: Plan) -> ModelCard:
