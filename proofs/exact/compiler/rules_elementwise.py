@@ -175,12 +175,23 @@ def quotient(lo: Lowering, x: Handle, y: Handle, frac: int) -> Handle:
 
 @rule(aten.sqrt.default)
 def sqrt(lo: Lowering, x: Handle) -> Handle:
-    return arithmetic.sqrt(lo.b, x)
+    return root(lo, x)
 
 
 @rule(aten.rsqrt.default)
 def rsqrt(lo: Lowering, x: Handle) -> Handle:
-    return arithmetic.divide(lo.b, lo.b.constant(1), arithmetic.sqrt(lo.b, x), lo.format.frac)
+    return arithmetic.divide(lo.b, lo.b.constant(1), root(lo, x), lo.format.frac)
+
+
+def root(lo: Lowering, x: Handle) -> Handle:
+    """The root of x, or of one unit of its scale where x has rounded to less.
+
+    Adam divides a first moment by the root of a second one. Where a gradient is so small that its square rounds to 0
+    and itself does not, a root of 0 would make a step as large as formats admit (measured: 23 times the learning rate
+    in a LoRA adapter's first step); the root of one unit makes one of at most about the learning rate.
+    """
+    x = lo.b.clamp(x, 1, max(1, x.hi)) if x.lo < 1 else x
+    return arithmetic.sqrt(lo.b, x)
 
 
 @rule(aten.square.default)
@@ -193,7 +204,7 @@ def power(lo: Lowering, x: Handle, exponent: float) -> Handle:
     doubled = real_number(lo, exponent) * 2
     if doubled.denominator != 1 or abs(doubled) > 2 * MAX_POWER:
         raise lo.unsupported(f"a power of {exponent}", "use a whole or half power up to 16, or exp and log")
-    root = arithmetic.sqrt(lo.b, x) if doubled % 2 else x
+    base = root(lo, x) if doubled % 2 else x
     times = abs(int(doubled)) if doubled % 2 else abs(int(doubled)) // 2
     if times == 0:
         return lo.b.broadcast(lo.b.constant(1), x.shape)
@@ -201,8 +212,8 @@ def power(lo: Lowering, x: Handle, exponent: float) -> Handle:
         # Inverted first, and saturated where its power would be: a power of the divisor would have lost its low end.
         exponent = -(-(lo.format.bits - lo.format.frac) // times) + 1
         inverse = NumberFormat(BASE_BITS - 1 - exponent, BASE_BITS)
-        root = arithmetic.to(lo.b, quotient(lo, lo.b.constant(1), root, inverse.frac), inverse)
-    return _whole_power(lo, root, times)
+        base = arithmetic.to(lo.b, quotient(lo, lo.b.constant(1), base, inverse.frac), inverse)
+    return _whole_power(lo, base, times)
 
 
 def _whole_power(lo: Lowering, x: Handle, times: int) -> Handle:
