@@ -79,7 +79,27 @@ def _add(lo: Lowering, x: Operand, y: Operand, alpha: Fraction) -> Handle:
         return arithmetic.add_constant(b, _times(lo, y, alpha), real_number(lo, x), frac)
     if alpha < 0:
         return arithmetic.sub(b, x, _times(lo, y, -alpha), frac)
-    return arithmetic.add(b, x, _times(lo, y, alpha), frac)
+    y = _times(lo, y, alpha)
+    if _holds_squares(lo):
+        x, y = _rounded_up(lo, x, y.frac), _rounded_up(lo, y, x.frac)
+    return arithmetic.add(b, x, y, frac)
+
+
+def _holds_squares(lo: Lowering) -> bool:
+    """Whether the node in hand is a square, or a sum or state fed by squares."""
+    return is_floating(lo) and lo.format.bits > lo.options.wide.bits
+
+
+def _rounded_up(lo: Lowering, x: Handle, frac: int) -> Handle:
+    """`x` such that rounding it to 2^-frac to nearest, later, gives the next number above.
+
+    A moving average of squares, v + (1 - b) (g^2 - v), would stand still while (1 - b) g^2 is below half a unit, far
+    below g^2; rounded up it gets there, if by a unit a step. Adam then errs towards shorter steps.
+    """
+    places = x.frac - frac
+    if not 1 < places < arithmetic.ROOM - 1 or arithmetic.size(x) > arithmetic.ROOM - 1:
+        return x
+    return lo.b.add(x, lo.b.constant((1 << (places - 1)) - 1, frac=x.frac))
 
 
 def _times(lo: Lowering, x: Handle, factor: Fraction) -> Handle:
@@ -133,7 +153,12 @@ def lerp(lo: Lowering, start: Handle, end: Handle, weight: Operand) -> Handle:
         return arithmetic.add(b, start, arithmetic.mul(b, way, weight), frac)
     share = real_number(lo, weight)
     if abs(share) < Fraction(1, 2):
-        return arithmetic.add(b, start, arithmetic.scale(b, way, share), frac)
+        if not _holds_squares(lo):
+            return arithmetic.add(b, start, arithmetic.scale(b, way, share), frac)
+        # Also what the product has no room for is rounded up.
+        lacking = arithmetic.size(way) + arithmetic.SIGNIFICANT - arithmetic.ROOM
+        way = arithmetic.drop(b, _rounded_up(lo, way, way.frac - lacking), lacking)
+        return arithmetic.add(b, start, _rounded_up(lo, arithmetic.scale(b, way, share), start.frac), frac)
     return arithmetic.sub(b, end, arithmetic.scale(b, way, 1 - share), frac)
 
 

@@ -148,3 +148,24 @@ def test_compiled_updates_follow_float64(name: str) -> None:
     moved = (params["w"] - 0.1 * parameters()["w"]).abs().max()
     assert moved > 0.3
     assert (exact["w"] - params["w"]).abs().max() < tolerance
+
+
+def test_a_gradient_whose_square_is_too_small_makes_no_large_step() -> None:
+    """Squares below half a unit of the second moment are 0; the first moment is not. The step stays about lr."""
+    steep = torch.cat([torch.ones(1), torch.full((63,), 1.0) * 10.0 ** -torch.linspace(4, 7, 63)])
+    params = {"w": torch.zeros(64), "steep": steep}
+    state, batch = adam_state({"w": params["w"]}), {"weight": torch.ones(4)}
+
+    def step(params: Params, state: Any, batch: Params) -> tuple[Params, Any, Tensor]:
+        def loss_of(weights: Params) -> Tensor:
+            return (params["steep"] * weights["w"]).sum() * batch["weight"].mean()
+
+        grads, loss = torch.func.grad_and_value(loss_of)({"w": params["w"]})
+        moved, state = adamw({"w": params["w"]}, grads, state, lr=0.01, weight_decay=0.0)
+        return params | moved, state, loss
+
+    compiled = compile_step(step, (params, state, batch), steps=STEPS)
+    encoded = compiled.encode_state(params, state)
+    for steps in (1, 10, 100):
+        result = run_unit(compiled.program, encoded, compiled.encode_data(batch), 0, steps, steps)
+        assert compiled.decode_params(result.final_state)["w"].abs().max() < 0.0125 * steps
