@@ -16,9 +16,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from proofs.exact.backend.codegen import KernelSource, neutral
 from proofs.exact.backend.graph import Node
 from proofs.exact.backend.jit import Function
+from proofs.exact.backend.kernel_source import KernelSource, neutral
 from proofs.exact.backend.layouts import Layout, Plain, integers_of, plane_dtypes
 from proofs.exact.backend.memory import Slot, viewed
 from proofs.exact.backend.views import View

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proofs.exact.backend import groups
-from proofs.exact.backend.fused import Schedule, schedule
 from proofs.exact.backend.graph import ELEMENTWISE, REDUCTIONS, Kind, MatmulLayouts
 from proofs.exact.backend.layouts import Plain, Slices
+from proofs.exact.backend.schedule import Schedule, schedule
 from proofs.exact.builder import Handle, ProgramBuilder
 from proofs.exact.opcodes import Opcode
 from proofs.exact.program import Program
