@@ -111,7 +111,6 @@ def test_what_starts_at_zero_can_grow() -> None:
     state = run_exact(compiled, compiled.encode_state(params, {}), compiled.encode_data({"x": torch.ones(3, 4)}), 1)
     wanted = float((torch.ones(3, 4) @ params["a"] @ params["b"]).sum())
     moved = 16 * (compiled.loss_of(state) - 15 / 16 * compiled.first_loss)
-    # 12 entries of the product, each of two operands with at most 2^-11 of rounding times 0.5.
     assert moved == pytest.approx(wanted, abs=0.02)
 
 
