@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from node.request.task_file import load_task_file
 from node.training.step_file import TrainingStep, Tree, load_step_file
+from node.training.weights import pretrained
 from proofs.exact import compile as compile_step
 from proofs.exact.execute import run_unit
 from proofs.exact.settings import Settings
@@ -106,6 +108,15 @@ def test_adapters_are_learned_and_the_base_stays_bit_for_bit(small: Path) -> Non
     names = [name for name in run.start if name.startswith("params.")]
     moved = {name for name in names if not torch.equal(run.start[name].values, run.end[name].values)}
     assert moved == {name for name in names if "lora_" in name}
+
+
+def test_what_the_gpt_learned_becomes_the_base_of_the_adapters(small: Path) -> None:
+    base, _ = load_step_file(small / "gpt.py", 2).initial(2)
+    save_file(base, small / "gpt.safetensors")
+    fresh, _ = load_step_file(small / "lora.py", 1).initial(1)
+    loaded = pretrained(fresh, small / "gpt.safetensors")
+    for name, weight in loaded.items():
+        assert torch.equal(weight, fresh[name] if "lora_" in name else base[name]), name
 
 
 @pytest.mark.parametrize("name", SMALL)
