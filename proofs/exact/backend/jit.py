@@ -14,6 +14,7 @@ import logging
 import os
 import stat
 import tempfile
+import threading
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -28,6 +29,11 @@ Function = Callable[[int, int, int], None]
 
 _PROTOTYPE = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
 _HASH_BYTES = 32
+
+MOST_FILES = 10_000
+"""Of the cache: 50 to 100 MB."""
+PRUNE_EVERY = 500
+"""Kernels compiled in a process between two looks at how many files there are."""
 
 
 class Compiler:
@@ -45,22 +51,24 @@ class Compiler:
         empty.triple = self._machine.triple
         self._engine = llvm.create_mcjit_compiler(empty, self._machine)
         self._functions: dict[str, Function] = {}
+        self._lock = threading.Lock()
         self.compiled = 0
         """How many texts were not in the cache."""
 
     def function(self, symbol: str, text: str) -> Function:
         """The function `symbol` that `text` defines. Equal symbols are equal texts."""
-        found = self._functions.get(symbol)
-        if found is None:
-            name = self._name(text)
-            code = self._read(name)
-            if code is None:
-                code = self._compile(text)
-                self._write(name, code)
-            self._engine.add_object_file(llvm.ObjectFileRef.from_data(code))
-            self._engine.finalize_object()
-            found = self._functions[symbol] = _PROTOTYPE(self._engine.get_function_address(symbol))
-        return found
+        with self._lock:  # an engine takes each symbol once, whichever thread brings it
+            found = self._functions.get(symbol)
+            if found is None:
+                name = self._name(text)
+                code = self._read(name)
+                if code is None:
+                    code = self._compile(text)
+                    self._write(name, code)
+                self._engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+                self._engine.finalize_object()
+                found = self._functions[symbol] = _PROTOTYPE(self._engine.get_function_address(symbol))
+            return found
 
     def assembly(self, text: str) -> str:
         """The machine code as text, for people."""
@@ -111,8 +119,16 @@ class Compiler:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(_digest(name, code) + code)
             Path(temporary).replace(self._directory / name)
+            if self.compiled % PRUNE_EVERY == 0:
+                self._prune(self._directory)
         except OSError as error:
             log.debug("compiled kernel not kept: %s", error)
+
+    def _prune(self, directory: Path) -> None:
+        """Leaves the newest files: programs come and go, and each brings some hundred kernels."""
+        found = sorted((entry.stat().st_mtime, entry.path) for entry in os.scandir(directory))
+        for _, path in found[: -MOST_FILES or None]:
+            Path(path).unlink(missing_ok=True)
 
 
 def _digest(name: str, code: bytes) -> bytes:

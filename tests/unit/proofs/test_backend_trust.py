@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -117,3 +118,15 @@ def test_text_that_llvm_refuses_is_an_error() -> None:
 def test_the_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert jit.cache_directory() == tmp_path / "avenue" / "kernels"
+
+
+def test_the_cache_keeps_the_newest_kernels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(jit, "MOST_FILES", 2)
+    monkeypatch.setattr(jit, "PRUNE_EVERY", 1)
+    for age in (30, 20, 10):
+        old = tmp_path / f"old{age}"
+        old.write_bytes(b"x")
+        os.utime(old, (1000 - age, 1000 - age))
+    Compiler(tmp_path).function("square", SQUARE)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert len(names) == 2 and names[1] == "old10"
