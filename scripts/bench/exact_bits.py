@@ -26,7 +26,7 @@ THREADS = (1, 2)
 SMALL: dict[str, Callable[[], Workload]] = {
     "mlp": lambda: models.mlp((32, 40, 10), batch=16, samples=64),
     "cnn": lambda: models.cnn(side=8, channels=2, batch=4, samples=16),
-    "gpt": lambda: models.gpt(layers=1, width=16, heads=2, context=8, batch=4, samples=16),
+    "gpt": lambda: models.gpt(layers=1, width=16, heads=2, context=8, batch=2, samples=16),
 }
 
 
