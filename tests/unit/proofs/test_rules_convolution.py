@@ -73,6 +73,17 @@ def test_a_chain_of_layers_keeps_one_layout() -> None:
     exactly(gradients(network, whole(2, 2, 2, 2, seed=1)), *inputs)
 
 
+def test_a_residual_beside_convolutions_is_added_to_the_right_pixels() -> None:
+    """One branch comes out of the pixels' layout, the other never was in it."""
+
+    def network(x: Tensor, v: Tensor, w: Tensor) -> Tensor:
+        hidden = F.relu(F.conv2d(x, v, padding=1))
+        return F.max_pool2d(F.relu(x + F.conv2d(hidden, w, padding=1)), 2)
+
+    kernels = [whole(2, 2, 3, 3, least=-2, greatest=2, seed=seed) for seed in (1, 2)]
+    both_ways(network, whole(3, 2, 4, 6, least=-3, greatest=3), *kernels)
+
+
 @pytest.mark.parametrize(
     "options",
     [
