@@ -21,6 +21,7 @@ from proofs.exact.compiler import (
     materialise,
     rules_activation,
     rules_batch_norm,
+    rules_choice,
     rules_elementwise,
     rules_embedding,
     rules_index,
@@ -47,6 +48,7 @@ MASK_EXPONENT = 12
 RULED = (
     rules_activation,
     rules_batch_norm,
+    rules_choice,
     rules_elementwise,
     rules_embedding,
     rules_index,
