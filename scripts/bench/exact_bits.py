@@ -17,8 +17,7 @@ from itertools import product as every_pair
 import torch
 
 from proofs.exact import compile as compile_step
-from proofs.exact.backend import amx_support
-from proofs.exact.backend.matmul_trials import ORDERS, variant
+from proofs.exact.backend.matmul_trials import ORDERS, kernels_here, variant
 from proofs.exact.execute import run_unit
 from proofs.exact.settings import Settings
 from scripts.bench import models
@@ -77,8 +76,7 @@ def roots_of(workload: Workload, steps: int = STEPS) -> dict[str, str]:
 def trials() -> Iterator[tuple[str, Settings]]:
     yield "as nodes run it", Settings()
     yield "one by one", Settings(fuse=False)
-    kernels = ["float64", "int64", "int8", *(["amx"] if amx_support.usable() else [])]
-    for kernel, threads, order in every_pair(kernels, THREADS, ORDERS):
+    for kernel, threads, order in every_pair(kernels_here(), THREADS, ORDERS):
         yield f"{kernel}, {threads} threads, {order}", Settings(threads=threads, matmul=variant(kernel, order, threads))
 
 

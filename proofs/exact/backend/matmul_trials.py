@@ -10,11 +10,13 @@ scripts/bench/exact_step.py; nothing that trains uses it.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from itertools import pairwise
 from itertools import product as every_pair
 from random import Random
 from typing import Literal
 
+from proofs.exact.backend import matmul_choice
 from proofs.exact.backend.matmul import MatmulKernel, kernels_for
 from proofs.exact.backend.matmul_kernels import LEAST_INT8_K, Planes, Product
 from proofs.exact.ranges import ValueInfo
@@ -24,6 +26,14 @@ Order = Literal["plain", "reversed", "tiles"]
 ORDERS: tuple[Order, ...] = ("plain", "reversed", "tiles")
 MAX_CUTS = 2
 """Cuts of one side into tiles, at most."""
+
+
+@cache
+def kernels_here() -> tuple[str, ...]:
+    """The kernels that this machine has and computes rightly: without VNNI `torch._int_mm` saturates and is left out."""
+    sides = ValueInfo((40, 512), 0, -32768, 32639)
+    product = Product(sides, sides)
+    return tuple(name for name, kernel in kernels_for(product, 1).items() if matmul_choice.answers(kernel, product))
 
 
 def variant(name: str, order: Order, seed: int = 0) -> MatmulChoice:

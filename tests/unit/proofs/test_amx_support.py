@@ -26,6 +26,8 @@ def machine_with_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
             assert arguments == (158, 0x1023, 18)
             return 0
 
+    for setting in ("CPU_NAME", "CPU_FEATURES"):
+        monkeypatch.setattr(numba.config, setting, None, raising=False)
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     monkeypatch.setattr(llvmlite.binding, "get_host_cpu_features", lambda: {"amx-int8": True, "amx-tile": True})

@@ -13,6 +13,7 @@ import torch
 from proofs.exact import compile as compile_step
 from proofs.exact.backend.matmul import MatmulKernel, choose
 from proofs.exact.backend.matmul_kernels import Planes
+from proofs.exact.backend.matmul_trials import kernels_here
 from proofs.exact.execute import run_unit
 from proofs.exact.ranges import ValueInfo
 from proofs.exact.settings import Settings
@@ -22,7 +23,7 @@ from scripts.bench import exact_bits, models
 @pytest.mark.parametrize("model", exact_bits.SMALL)
 def test_every_kernel_order_and_thread_count_ends_in_one_root(model: str) -> None:
     roots = exact_bits.roots_of(exact_bits.SMALL[model](), steps=2)
-    assert len(roots) >= 2 + 3 * 3 * 2
+    assert len(roots) == 2 + len(kernels_here()) * 3 * 2
     assert len(set(roots.values())) == 1, roots
 
 

@@ -8,11 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from proofs.exact.backend import amx_support
 from proofs.exact.backend.layouts import Float64
 from proofs.exact.backend.matmul import MatmulKernel
 from proofs.exact.backend.matmul_kernels import multiply
-from proofs.exact.backend.matmul_trials import ORDERS, Order, _cut, perverted, variant
+from proofs.exact.backend.matmul_trials import ORDERS, Order, _cut, kernels_here, perverted, variant
 from proofs.exact.ranges import ValueInfo
 from proofs.exact.settings import Settings
 
@@ -33,8 +32,8 @@ def operands(lead: tuple[int, ...], m: int, n: int, k: int, seed: int) -> tuple[
 def test_no_order_changes_an_exact_product(
     name: str, order: Order, sides: tuple[int, int, int], lead: tuple[int, ...], seed: int
 ) -> None:
-    if name == "amx" and not amx_support.usable():
-        pytest.skip("this processor has no AMX")
+    if name not in kernels_here():
+        pytest.skip(f"this processor has no {name} products")
     a, b = operands(lead, *sides, seed)
     left, right = (ValueInfo(tuple(x.shape), 0, -32768, 32639) for x in (a, b))
     settings = Settings(matmul=variant(name, order, seed))
