@@ -30,7 +30,7 @@ MAX_CUTS = 2
 
 @cache
 def kernels_here() -> tuple[str, ...]:
-    """The kernels that this machine has and computes rightly: without VNNI `torch._int_mm` saturates and is left out."""
+    """The kernels that this machine has and computes rightly: without VNNI `torch._int_mm` saturates and is absent."""
     sides = ValueInfo((40, 512), 0, -32768, 32639)
     product = Product(sides, sides)
     return tuple(name for name, kernel in kernels_for(product, 1).items() if matmul_choice.answers(kernel, product))
