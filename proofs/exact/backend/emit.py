@@ -139,7 +139,8 @@ def rescale(code: Code, x: Word, lo: int, hi: int, shift: int, bits: int) -> Wor
     """A rounding shift and saturation of x in lo..hi."""
     half = 1 << shift >> 1
     if shift:
-        x = code.binary("add", code.wide(x, max(x.bits, width(lo, hi + half))), half)
+        # A half of 2^31 fits 32 bits beside a negative x; the shift by 32 would be left undefined there.
+        x = code.binary("add", code.wide(x, 64 if shift >= 32 else max(x.bits, width(lo, hi + half))), half)
         x = code.binary("ashr", x, shift)
         lo, hi = (lo + half) >> shift, (hi + half) >> shift
     x = code.wide(x, width(lo, hi))

@@ -12,6 +12,7 @@ import torch
 from proofs.exact.backend import steps
 from proofs.exact.builder import Handle, ProgramBuilder
 from proofs.exact.known_answers import from_torch, noise, to_torch
+from proofs.exact.opcodes import Opcode
 from proofs.exact.plan import Plan
 from proofs.exact.program import Program
 from proofs.exact.reference import reference_step
@@ -60,6 +61,16 @@ def extremes(type_: TensorType) -> torch.Tensor:
 def check_body(body: Body, shape: tuple[int, ...], bits: int) -> None:
     program = program_of(body, shape, bits)
     check(program, {name: extremes(type_) for name, type_ in program.state_types.items()})
+
+
+def test_a_negative_value_is_shifted_by_the_whole_width_of_its_register() -> None:
+    """-1 + 2^31 fits 32 bits, and a shift of 32 bits by 32 is anything."""
+
+    def body(b: ProgramBuilder, m: Handle) -> Handle:
+        down = b._op(Opcode.RESCALE, b.clamp(m, -(2**31), -1), attributes=(32, 8))
+        return b.reshape(b.concat(down, b.clamp(down, 0, 5), axis=0), (2, 1, 37))
+
+    check_body(body, (1, 37), 32)
 
 
 def softmax(b: ProgramBuilder, m: Handle) -> Handle:
