@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import torch
@@ -26,6 +26,9 @@ from proofs.exact.tensor_type import TensorType
 
 MAX_ELEMENTS: Final = 160
 SIDES: Final = (1, 2, 3, 4, 5, 8, 17, 33)
+LONG_ELEMENTS: Final = 4000
+LONG_SIDES: Final = tuple(range(1, 201))
+"""Rows that fill several vectors and have tails of every length: too many elements for the reference."""
 WIDTHS: Final = (1, 4, 8, 9, 16, 17, 24, 31, 32, 33, 40, 52, 64)
 SMALL_WIDTHS: Final = (2, 8, 9, 16, 17, 24, 29)
 SAME: Final = TensorType((3, 5), 16, 4)
@@ -35,8 +38,10 @@ SAME: Final = TensorType((3, 5), 16, 4)
 class Writer:
     """Writes one program. Each move makes a value out of values that there are; whatever doesn't fit is made to."""
 
-    def __init__(self, draw: st.DrawFn) -> None:
+    def __init__(self, draw: st.DrawFn, sides: Sequence[int] = SIDES, most_elements: int = MAX_ELEMENTS) -> None:
         self.draw = draw
+        self.sides = sides
+        self.most_elements = most_elements
         self.b = ProgramBuilder()
         self.states: dict[str, TensorType] = {"t": TensorType((), 20), "p": SAME, "q": SAME}
         for number in range(draw(st.integers(1, 3))):
@@ -57,8 +62,8 @@ class Writer:
 
     def some_shape(self, greatest_rank: int = 4) -> tuple[int, ...]:
         rank = self.draw(st.integers(1, greatest_rank)) if self.upto(9) else 0
-        shape = [self.choose(*SIDES) for _ in range(rank)]
-        while math.prod(shape) > MAX_ELEMENTS:
+        shape = [self.choose(*self.sides) for _ in range(rank)]
+        while math.prod(shape) > self.most_elements:
             shape[shape.index(max(shape))] //= 2
         return tuple(shape)
 
@@ -130,7 +135,7 @@ class Writer:
         rank = max(len(x.shape), len(y.shape))
         sides = list(zip(*((1,) * (rank - len(z.shape)) + z.shape for z in (x, y)), strict=True))
         fits = all(1 in pair or pair[0] == pair[1] for pair in sides)
-        if fits and math.prod(max(pair) for pair in sides) <= MAX_ELEMENTS:
+        if fits and math.prod(max(pair) for pair in sides) <= self.most_elements:
             return x, y
         return x, self.shaped(y, x.shape)
 
@@ -220,7 +225,7 @@ class Writer:
     def broadcast(self) -> Handle:
         x = self.value()
         shape = tuple(self.choose(1, 2, 3) if side == 1 else side for side in (1, *x.shape)[:6])
-        return self.shaped(x, shape) if math.prod(shape) <= MAX_ELEMENTS else x
+        return self.shaped(x, shape) if math.prod(shape) <= self.most_elements else x
 
     def reshape(self) -> Handle:
         return self.shaped(self.value(), self.some_shape(greatest_rank=6))
@@ -336,7 +341,7 @@ class Writer:
         return self.b.reshape(x if x.info.elements == 1 else self.shaped(x, (1,)), ())
 
     def small(self, x: Handle) -> Handle:
-        return x if x.info.elements <= MAX_ELEMENTS else self.shaped(x, (MAX_ELEMENTS,))
+        return x if x.info.elements <= self.most_elements else self.shaped(x, (self.most_elements,))
 
     # The whole
 
@@ -409,9 +414,11 @@ MOVES: Final[tuple[Callable[[Writer], Handle], ...]] = (
 
 
 @st.composite
-def programs(draw: st.DrawFn, moves: int = 28) -> Program:
-    """A valid program of `moves` moves or fewer, each of one to ten operations."""
-    writer = Writer(draw)
+def programs(
+    draw: st.DrawFn, moves: int = 28, sides: Sequence[int] = SIDES, most_elements: int = MAX_ELEMENTS
+) -> Program:
+    """A valid program of `moves` moves or fewer, each of one to ten operations, on axes of these lengths."""
+    writer = Writer(draw, sides, most_elements)
     for _ in range(draw(st.integers(moves // 4, moves))):
         writer.grow()
     program = writer.finish()

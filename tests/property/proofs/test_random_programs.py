@@ -32,7 +32,7 @@ from proofs.exact.reference import reference_step
 from proofs.exact.settings import Settings
 from proofs.exact.state import State
 from proofs.exact.tensor_type import MAX_RANK
-from tests.support.random_programs import hostile_state, programs
+from tests.support.random_programs import LONG_ELEMENTS, LONG_SIDES, hostile_state, programs
 
 STEPS = 3
 Integers = dict[str, IntArray]
@@ -110,6 +110,22 @@ def small_shares_and_no_cache() -> Iterator[None]:
 @given(programs(), st.integers(0, 2**62), st.sampled_from(FUSED))
 def test_fused_backend_runs_any_program_as_the_reference_says(program: Program, seed: int, backend: Settings) -> None:
     agree(program, seed, (backend,))
+
+
+def end_of(program: Program, seed: int, backend: Settings) -> tuple[State, int, Overflow | None]:
+    """The last state, after how many steps, and how the run ended early if it did."""
+    state, data = hostile_state(program.state_types, seed), hostile_state(program.data_types, seed + 1)
+    try:
+        run = run_unit(program, state, data, seed, STEPS, STEPS, plan=Plan.of(program, backend))
+    except Overflowed as ended:
+        return ended.state, ended.step, Overflow(ended.element, ended.value, ended.operation)
+    return run.final_state, STEPS, None
+
+
+@settings(max_examples=10)
+@given(programs(sides=LONG_SIDES, most_elements=LONG_ELEMENTS), st.integers(0, 2**62), st.sampled_from(FUSED))
+def test_fused_backend_runs_long_rows_as_the_torch_kernels_do(program: Program, seed: int, backend: Settings) -> None:
+    assert end_of(program, seed, backend) == end_of(program, seed, Settings(fuse=False))
 
 
 @settings(max_examples=30)
