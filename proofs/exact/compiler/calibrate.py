@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import fx
 
-from proofs.exact.compiler.errors import Origin, Problem
+from proofs.exact.compiler.errors import CompileError, Origin, Problem
 from proofs.exact.compiler.fold import Folded
-from proofs.exact.compiler.interpret import MASK, VIEWS, as_real, evaluate, is_float, is_mask
+from proofs.exact.compiler.interpret import MASK, VIEWS, as_real, evaluate, is_float, is_mask, refused
 from proofs.exact.compiler.trace import LeafKind, Trace
 
 aten = torch.ops.aten
@@ -53,7 +53,10 @@ class Calibration:
 def calibrate(
     trace: Trace, folded: Folded, batches: Sequence[Mapping[str, torch.Tensor]], steps: int | None
 ) -> Calibration:
-    """Runs as many ordinary steps as there are batches (data leaves by name)."""
+    """Runs as many ordinary steps as there are batches (data leaves by name).
+
+    Raises CompileError if PyTorch refuses one: a label or an index out of range.
+    """
     assert trace.module is not None
     run = _Run(trace, folded)
     last = max((steps or 1) - 1, 0)
@@ -183,7 +186,10 @@ class _Run:
             values[node] = as_real(given, FLOAT)
             self._observe(node, values[node])
         for node in self.folded.live:
-            values[node] = evaluate(node, values, FLOAT)
+            try:
+                values[node] = evaluate(node, values, FLOAT)
+            except (IndexError, RuntimeError) as error:
+                raise CompileError([refused(node, error)]) from error
             if self.observing:
                 self._observe(node, values[node])
             for dead in self._dying[node]:

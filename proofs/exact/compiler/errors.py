@@ -10,6 +10,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+RUN_IT = "run the step once in plain PyTorch: it must work there with this example"
+"""What helps against whatever PyTorch itself refuses."""
+
 
 @dataclass(frozen=True, slots=True)
 class Location:

@@ -17,7 +17,7 @@ import torch
 from torch import fx
 
 from proofs.exact.compiler.errors import Origin, Problem
-from proofs.exact.compiler.interpret import VIEWS, as_real, evaluate, is_mask, val_of
+from proofs.exact.compiler.interpret import VIEWS, as_real, evaluate, is_mask, refused, val_of
 from proofs.exact.compiler.materialise import MAX_EXPONENT
 from proofs.exact.compiler.rewrite import move_scalars, simplify
 from proofs.exact.compiler.trace import Leaf, LeafKind, Trace
@@ -76,6 +76,9 @@ def fold(trace: Trace, steps: int | None) -> Folded:
                 constants[node] = _constant(trace.module, node, constants)
             except RuntimeError as error:
                 problems.append(_not_evaluated(node, error))
+                break
+            except IndexError as error:
+                problems.append(refused(node, error))
                 break
             if node.op == "get_attr" and _is_captured(getattr(trace.module, str(node.target))):
                 problems.append(_captured(node, constants[node]))

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import fx
 
+from proofs.exact.compiler.errors import RUN_IT, Origin, Problem
+
 aten = torch.ops.aten
 
 FLOAT_DTYPES = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
@@ -73,6 +75,12 @@ def evaluate(node: fx.Node, values: Mapping[fx.Node, Any], dtype: torch.dtype) -
     if node.target in _REPLACED:
         kwargs.pop("memory_format", None)
     return target(*args, **kwargs)
+
+
+def refused(node: fx.Node, error: Exception) -> Problem:
+    """PyTorch did not take these numbers: a label or an index out of range, which tracing, without numbers, misses."""
+    why = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    return Problem(why, RUN_IT, node.meta.get("origin", Origin()))
 
 
 def as_real(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

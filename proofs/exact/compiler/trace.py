@@ -7,7 +7,9 @@ What cannot be traced is collected; tracing goes on as far as it can, so that on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+import logging
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -20,7 +22,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
 from proofs.exact.compiler.decompositions import decompositions
-from proofs.exact.compiler.errors import Origin, Problem
+from proofs.exact.compiler.errors import RUN_IT, Origin, Problem
 from proofs.exact.compiler.locate import CARRY_WHAT_CHANGES, Locator, TracingStopped, function_line, raising_line
 
 aten = torch.ops.aten
@@ -94,7 +96,7 @@ def trace(step: Step, params: Any, state: Any, batch: Mapping[str, Any], *, keep
 
     module: fx.GraphModule | None = None
     try:
-        with sdpa_kernel(SDPBackend.MATH):
+        with sdpa_kernel(SDPBackend.MATH), _told_once():
             module = _traced(flat, leaves, keep)
             if any(_mutates(node) for node in module.graph.nodes):
                 module = _functional(module, leaves, keep)
@@ -107,6 +109,18 @@ def trace(step: Step, params: Any, state: Any, batch: Mapping[str, Any], *, keep
     if module is not None:
         _drop_mutations(module)
     return Trace(tuple(leaves), specs[0], specs[1], module, locator.graph, tuple(problems))
+
+
+@contextmanager
+def _told_once() -> Iterator[None]:
+    """PyTorch logs twenty lines of its own insides about an operation it refuses; the exception says it at the line."""
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def _traced(function: Callable[..., Any], leaves: Sequence[Leaf], keep: Collection[object]) -> fx.GraphModule:
@@ -254,4 +268,4 @@ def _hint(error: BaseException) -> str:
         return CARRY_WHAT_CHANGES
     if ".numpy()" in str(error):
         return "keep to torch's operations: NumPy computes at once, and leaves nothing to compile"
-    return "run the step once in plain PyTorch: it must work there with this example"
+    return RUN_IT

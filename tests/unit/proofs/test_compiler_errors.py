@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from typing import Any
 
 import pytest
@@ -63,13 +64,41 @@ def test_shapes_that_depend_on_values_are_refused(choose: Any) -> None:
     assert [problem.origin.target for problem in rest] == ["aten.sort.default"], "what came before is told as well"
 
 
-def test_the_users_own_error_is_told_with_their_line() -> None:
+def test_the_users_own_error_is_told_with_their_line_and_once(caplog: pytest.LogCaptureFixture) -> None:
     def step(params: Any, state: Any, batch: Batch) -> Result:
         return params, state, (batch["x"] @ batch["x"]).sum()
 
-    (problem,) = problems_of(step)
+    log = logging.getLogger("torch._subclasses.fake_tensor")  # does not propagate
+    log.addHandler(caplog.handler)
+    try:
+        (problem,) = problems_of(step)
+    finally:
+        log.removeHandler(caplog.handler)
     assert problem.origin.location.code == 'return params, state, (batch["x"] @ batch["x"]).sum()'
     assert "RuntimeError" in problem.why
+    assert log.name not in {record.name for record in caplog.records}, "not PyTorch's own twenty lines as well"
+
+
+OUT_OF_RANGE: list[Any] = [
+    lambda w, i: w[i],
+    lambda w, i: w.index_select(0, i),
+    lambda w, i: w.gather(0, i),
+    lambda w, i: nn.functional.embedding(i, w[:, None]),
+    lambda w, i: nn.functional.cross_entropy(w.expand(16, 3), i),
+    lambda w, i: w * torch.arange(3.0)[torch.tensor([1, 3, 0])],
+]
+
+
+@pytest.mark.parametrize("take", OUT_OF_RANGE)
+def test_an_index_out_of_range_is_the_users_error_at_their_line(take: Any) -> None:
+    def step(params: Any, state: Any, batch: Batch) -> Result:
+        return params, state, take(params["w"], batch["index"]).sum()
+
+    params, state, batch = regression_example()
+    (problem,) = problems_of(step, (params, state, {**batch, "index": torch.arange(16) % 4}))
+    assert "out of" in problem.why
+    assert problem.origin.location.file == __file__
+    assert "plain PyTorch" in problem.instead
 
 
 @pytest.mark.parametrize(
