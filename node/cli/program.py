@@ -38,6 +38,9 @@ _Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Seed of initia
 _Threads = Annotated[int, typer.Option("--threads", min=1, max=1024, help="CPU threads.")]
 
 
+_LOOK = "200 to 2000, so that looking takes no longer than training"
+
+
 @command(app, "check")
 def check(
     call: Invocation,
@@ -141,7 +144,10 @@ def compare(
     seed: _Seed = None,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Runs, each with other weights and order.")] = 1,
     every: Annotated[int | None, typer.Option("--every", min=1, help="Steps between two looks.")] = None,
-    test_samples: Annotated[int, typer.Option("--test-samples", min=1, help="Held-out samples of a look.")] = 2000,
+    test_samples: Annotated[
+        int | None,
+        typer.Option("--test-samples", min=1, help="Held-out samples of a look.", show_default=_LOOK),
+    ] = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="Draw the curves into this PNG file.")] = None,
     threads: _Threads = 1,
 ) -> int:
@@ -160,6 +166,9 @@ def compare(
     from proofs.exact.settings import Settings
 
     subject = Subject.of(file, task=task, data=data, context=context, batch=batch, steps=steps, seed=seed)
+    looks = range(0, subject.steps, every or max(1, subject.steps // 20))
+    if test_samples is None:
+        test_samples = training.held_out_of_a_look(subject.steps, subject.material.batch_size, len(looks))
     runs: list[Comparison] = []
     with stop_on_signals(call.out) as request:
         for offset in range(seeds):
@@ -172,7 +181,7 @@ def compare(
                         prepared,
                         seed=subject.seed + offset,
                         steps=subject.steps,
-                        looks=range(0, subject.steps, every or max(1, subject.steps // 20)),
+                        looks=looks,
                         test_samples=test_samples,
                         settings=Settings(threads=threads),
                         watch=lambda done, now: progress.update(done, subject.steps, point_note(now)),

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 Tensors = dict[str, torch.Tensor]
 LOSS_MEMORY = 16
 """The reported loss moves 1/16 of the way to each batch's mean, on both sides."""
-EVALUATION_BATCH = 500
+EVALUATION_BATCH = 100
+"""A transformer's scores of so many samples still fit near the CPU: 500 take half as long again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,12 +119,10 @@ def load_material(step: TrainingStep, source: DataSection | None, batch_size: in
         if step.example_batch is None:
             hint = "name data with --task or --data, or write example_batch() in the step file"
             raise UsageError(f"{step.name} comes with no data", code="U-52", hint=hint)
-        with blamed_on(step.name, "example_batch()"):
-            return Material("example_batch()", dict(step.example_batch()), None)
+        return Material("example_batch()", step.example(), None)
     dataset = load_dataset(source)
     if batch_size is None and step.example_batch is not None:
-        with blamed_on(step.name, "example_batch()"):
-            batch_size = len(next(iter(step.example_batch().values())))
+        batch_size = len(next(iter(step.example().values())))
     if batch_size is None:
         raise UsageError("no batch size given", code="U-52", hint="say --batch 64, or write example_batch()")
     if batch_size > dataset.train.samples:
@@ -156,6 +155,13 @@ def prepare(
         data=None if material.batch_size is None else material.samples,
     )
     return Prepared(compiled, params, state)
+
+
+def held_out_of_a_look(steps: int, batch_size: int | None, looks: int) -> int:
+    """Held-out samples to look at each time so that both sides' looks take no longer than their steps: a sample that is
+    only evaluated costs a third of one that is learned from. Enough to say something, though, and no more than 2,000.
+    """
+    return min(2000, max(200, 3 * steps * (batch_size or 0) // max(looks, 1)))
 
 
 def compare(

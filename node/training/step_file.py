@@ -68,6 +68,13 @@ class TrainingStep:
         params, state = pytree.tree_map_only(torch.Tensor, torch.Tensor.detach, made)
         return params, state
 
+    def example(self) -> dict[str, torch.Tensor]:
+        """What example_batch() gives, the same each time, so that a step has one program. Raises UsageError U-45."""
+        assert self.example_batch is not None
+        with torch.random.fork_rng(devices=[]), blamed_on(self.name, "example_batch()"):
+            torch.manual_seed(0)
+            return dict(self.example_batch())
+
 
 def load_step_file(path: Path | str, seed: int = 0) -> TrainingStep:
     """Imports the file under `torch.manual_seed(seed)`. It may import modules that lie beside it.

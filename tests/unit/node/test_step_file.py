@@ -50,6 +50,14 @@ def test_initial_weights_follow_from_the_seed_and_leave_the_generator_alone(tmp_
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
+def test_an_example_is_the_same_each_time_so_that_a_step_has_one_program(tmp_path: Path) -> None:
+    path = written(tmp_path, GOOD + "\ndef example_batch():\n    return {'x': torch.randn(4, 3)}\n")
+    before = torch.random.get_rng_state()
+    first, second = (load_step_file(path, seed).example()["x"] for seed in (1, 2))
+    assert torch.equal(first, second)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
 def test_optional_functions_may_be_left_out(tmp_path: Path) -> None:
     loaded = load_step_file(written(tmp_path, GOOD))
     assert (loaded.name, loaded.evaluate, loaded.example_batch) == ("my_step.py", None, None)
