@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 from node.request.task_file import DataSection
 from node.training import mnist_package
 from node.training.datasets import PIXELS, REALS, SIXTEENTHS, digits, from_file, load_dataset, read_idx
+from node.training.npm_package import Pinned
 from protocol.errors import ConfigError, UnreachableError, UsageError, VerificationError
 
 
@@ -190,9 +191,7 @@ def _archive(members: dict[str, bytes], *, links: dict[str, str] | None = None) 
 def small_package(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
     """Four small files in place of the real ones, pinned like them."""
     contents = {name: f"contents of {name}".encode() for name in mnist_package.PINNED}
-    pinned = {
-        name: mnist_package.Pinned(len(data), hashlib.sha256(data).hexdigest()) for name, data in contents.items()
-    }
+    pinned = {name: Pinned(len(data), hashlib.sha256(data).hexdigest()) for name, data in contents.items()}
     monkeypatch.setattr(mnist_package, "PINNED", pinned)
     return contents
 
