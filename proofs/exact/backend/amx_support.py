@@ -25,6 +25,7 @@ _ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _XFEATURE_XTILEDATA = 158, 0x1023, 18
 _WORTH_SHARING = 2**22
 """Multiply-accumulates from which a second thread saves more than its start costs (about 20 us)."""
 _CACHE_BYTES = 2**19
+_TILE_BYTES = 1024
 
 _scratch = threading.local()
 
@@ -61,6 +62,13 @@ def _pool(helpers: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(helpers, thread_name_prefix="amx")
 
 
+def packed_bytes(slices: tuple[int, int], batch: int, m: int, n: int, k: int) -> tuple[int, int]:
+    """What the tiles of a and of b take: whole pairs of tiles, so 2 KiB for a product of two numbers."""
+    k_blocks = -(-k // 64)
+    row_pairs, column_pairs = -(-m * slices[0] // 32), -(-n * slices[1] // 32)
+    return batch * row_pairs * 2 * k_blocks * _TILE_BYTES, batch * column_pairs * 2 * k_blocks * _TILE_BYTES
+
+
 def multiply(slices: tuple[int, int], threads: int, a: Planes, b: Planes, out: Planes) -> None:
     """a · bᵀ of int8 or int16 planes, [..., m, k] by [..., n, k], of `slices` slices each, into int32 or int64 planes.
 
@@ -74,8 +82,9 @@ def multiply(slices: tuple[int, int], threads: int, a: Planes, b: Planes, out: P
     k_blocks = -(-k // 64)
     row_pairs, column_pairs = -(-m * p // 32), -(-n * q // 32)
     batch = x.shape[:-2].numel()
-    packed_a = _memory("a", batch * row_pairs * 2 * k_blocks * amx.TILE_SIZE)
-    packed_b = _memory("b", batch * column_pairs * 2 * k_blocks * amx.TILE_SIZE)
+    packed_a, packed_b = (
+        _memory(which, size) for which, size in zip("ab", packed_bytes(slices, batch, m, n, k), strict=True)
+    )
     parts = threads if batch * m * n * k >= _WORTH_SHARING else 1
     _pack(amx.PACK[str(x.dtype)[6:]], x, p, 2 * row_pairs // p, False, packed_a, parts)
     _pack(amx.PACK[str(y.dtype)[6:]], y, q, 2 * column_pairs // q, True, packed_b, parts)

@@ -19,7 +19,8 @@ from proofs.exact.backend.arena import Placement, place
 from proofs.exact.backend.graph import Kind, MatmulLayouts, Node, constant_layout
 from proofs.exact.backend.groups import Group
 from proofs.exact.backend.layouts import Layout, Plain
-from proofs.exact.backend.matmul import MatmulKernel, choose
+from proofs.exact.backend.matmul import SPARE_BYTES, MatmulKernel, choose
+from proofs.exact.backend.matmul_choice import Allowance
 from proofs.exact.backend.memory import OutputPool, Slot, aligned_block, planes_in
 from proofs.exact.backend.schedule import schedule, storage_of
 from proofs.exact.backend.steps import KernelStep, LibraryStep, MatmulStep, Operand, Step, whole_operand
@@ -62,13 +63,16 @@ class FusedPlan:
         self._program = program
         self._kernels: dict[tuple[ValueInfo, ValueInfo], MatmulKernel] = {}
         self._settings = settings
+        self._choose_products()
         self._schedule = schedule(program, self._layouts, fusable)
         kernels = sum(group.fused for group in self._schedule.groups)
         if kernels > MOST_KERNELS:
             raise RuntimeError(f"{kernels} kernels would take too long to compile: at most {MOST_KERNELS}")
         placement: Placement[Slot] = place(self._schedule.needs)
-        if most_bytes is not None and placement.bytes_ > most_bytes:
-            raise RuntimeError(f"fused kernels would hold {placement.bytes_} bytes at once, more than {most_bytes}")
+        scratch = max((kernel.scratch_bytes for kernel in self._kernels.values()), default=0)
+        held = placement.bytes_ + max(0, scratch - SPARE_BYTES)
+        if most_bytes is not None and held > most_bytes:
+            raise RuntimeError(f"fused kernels would hold {held} bytes at once, more than {most_bytes}")
         self._arena = aligned_block(placement.bytes_)
         self._static: dict[Slot, tuple[Tensor, ...]] = {}
         infos = self._schedule.graph.infos
@@ -138,9 +142,18 @@ class FusedPlan:
         kernel = self._kernel(a, b)
         return MatmulLayouts(kernel.a, kernel.b, kernel.out)
 
+    def _choose_products(self) -> None:
+        """Where most is to be multiplied first: measuring ends when its time is used up."""
+        work: dict[tuple[ValueInfo, ValueInfo], int] = {}
+        for number, op in self._program.numbered_ops():
+            if op.opcode is Opcode.MATMUL_NT:
+                a, b = (self._program.values[operand] for operand in op.operands)
+                work[a, b] = work.get((a, b), 0) + a.shape[-1] * self._program.values[number].elements
+        allowance = Allowance()
+        for a, b in sorted(work, key=lambda pair: -work[pair]):
+            self._kernels[a, b] = choose(a, b, self._settings, allowance)
+
     def _kernel(self, a: ValueInfo, b: ValueInfo) -> MatmulKernel:
-        if (a, b) not in self._kernels:
-            self._kernels[a, b] = choose(a, b, self._settings)
         return self._kernels[a, b]
 
     def _step(self, group: Group) -> Step:

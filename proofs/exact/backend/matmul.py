@@ -49,6 +49,12 @@ if TYPE_CHECKING:
 
 Run = Callable[[Planes, Planes, Planes], None]
 
+SPARE_BYTES = 2**24
+"""Scratch memory that counts for nothing. A product may take as much again as its operands at 64 bits: thousands of
+tiny products, each of which fills a pair of tiles, would take hundreds of times that."""
+VIEW_BYTES = 600
+"""Of a tensor, however small."""
+
 
 @dataclass(frozen=True, slots=True)
 class MatmulKernel:
@@ -63,6 +69,8 @@ class MatmulKernel:
     b: Layout
     out: Layout
     run: Run
+    scratch_bytes: int = 0
+    """What a run takes beside its planes, and may keep for the next."""
 
     def empty(self, shape: tuple[int, ...]) -> Planes:
         """Fresh planes for a result of this shape."""
@@ -84,16 +92,24 @@ def kernels_for(product: Product, threads: int) -> dict[str, MatmulKernel]:
         kernels["float64"] = MatmulKernel("float64", Float64(), Float64(), Float64(), multiply)
     if fits_int8(product) and product.slices is not None:
         p, q = product.slices
-        kernels["int8"] = MatmulKernel("int8", Slices(p), Slices(q), ProductPlanes(plane_shifts(p, q)), multiply_slices)
+        spare = SPARE_BYTES + 8 * (product.a.elements + product.b.elements)
+        views = (p + q + p * q) * product.batch * VIEW_BYTES
+        if views <= spare:
+            out: Layout = ProductPlanes(plane_shifts(p, q))
+            kernels["int8"] = MatmulKernel("int8", Slices(p), Slices(q), out, multiply_slices, views)
         a, b = (Plain(plain_bits(info.lo, info.hi)) for info in (product.a, product.b))
-        if max(a.bits, b.bits) <= 16 and max(p, q) <= 2 and amx_support.usable():
+        tiles = sum(amx_support.packed_bytes((p, q), product.batch, product.m, product.n, product.k))
+        if max(a.bits, b.bits) <= 16 and max(p, q) <= 2 and tiles <= spare and amx_support.usable():
             out = Plain(max(32, plain_bits(-product.bound, product.bound)))
-            kernels["amx"] = MatmulKernel("amx", a, b, out, partial(amx_support.multiply, (p, q), threads))
+            kernels["amx"] = MatmulKernel("amx", a, b, out, partial(amx_support.multiply, (p, q), threads), tiles)
     return kernels
 
 
-def choose(a: ValueInfo, b: ValueInfo, settings: Settings) -> MatmulKernel:
-    """The kernel for a [..., m, k] by b [..., n, k]: `settings.matmul` names it, or measures ("auto").
+def choose(
+    a: ValueInfo, b: ValueInfo, settings: Settings, allowance: matmul_choice.Allowance | None = None
+) -> MatmulKernel:
+    """The kernel for a [..., m, k] by b [..., n, k]: `settings.matmul` names it, or measures ("auto"), as long as the
+    allowance lasts (by default a fresh one).
 
     A named kernel that cannot hold this product, or fails its known answers here, gives way to float64, and that to
     int64. "int8" means slices on whichever unit multiplies them, AMX or `torch._int_mm`.
@@ -103,7 +119,7 @@ def choose(a: ValueInfo, b: ValueInfo, settings: Settings) -> MatmulKernel:
     product = Product(a, b)
     kernels = kernels_for(product, settings.threads)
     if settings.matmul == "auto":
-        return matmul_choice.quickest(product, kernels, settings.threads)
+        return matmul_choice.quickest(product, kernels, settings.threads, allowance or matmul_choice.Allowance())
     preferred = ("amx", "int8") if settings.matmul == "int8" else (settings.matmul,)
     order = [kernels[name] for name in (*preferred, "float64", "int64") if name in kernels]
     return matmul_choice.first_trusted(product, order, kernels)

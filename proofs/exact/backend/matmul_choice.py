@@ -6,8 +6,12 @@ storage. A kernel that is wrong is not used, with a warning: saturating int8 ins
 one odd shape.
 
 Speed: measured once and kept in $XDG_CACHE_HOME/avenue/matmul.json, by processor, torch version, threads, sides and
-slices. What is timed includes one pass over each operand and over the result in the kernel's layouts, because somebody
-must write the one and read the other. A cache that is absent, unreadable or not writable costs only time.
+slices. A plan measures for MEASURING_S, and takes what is usually quickest for products that are left. What is timed
+includes one pass over each operand and over the result in the kernel's layouts, because somebody must write the one and
+read the other. A cache that is absent, unreadable or not writable costs only time.
+
+Anybody may write a program, and planning it must not take more time or memory than running it: products beyond
+MOST_MACS or MOST_ELEMENTS are asked and timed with shorter sides, of the same rest modulo 128.
 
 Freivalds (1977), "Probabilistic machines can use less running time"; modulo 2^64: an entry wrong by an odd multiple of
 2^e escapes one random column with probability 2^(e - 64), and there are eight columns.
@@ -23,7 +27,8 @@ import platform
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,23 +44,40 @@ if TYPE_CHECKING:
     from proofs.exact.backend.matmul import MatmulKernel
 
 COLUMNS = 8
-LEAST_RUNS, MOST_RUNS = 3, 7
-LONG_S = 0.05
-"""Runs beyond the first three end with this much time: a busy machine shows in one run, hardly in all of three."""
+LEAST_RUNS, MOST_RUNS = 2, 7
+LONG_S = 0.02
+"""Runs beyond the first two end with this much time: short ones are the noisy ones."""
+MEASURING_S = 2.0
+"""Of a plan. A GPT has 15 shapes of products; 45 measurements took 8 s, and 43 s on a busy machine."""
+USUALLY = ("amx", "int8", "float64", "int64")
+"""Quickest first, where there is no time to measure."""
+MOST_MACS = 2**32
+MOST_ELEMENTS = 2**22
+"""Of a question, and of each of its operands and result."""
+TAIL = 128
+"""No kernel treats rows beyond a multiple of this otherwise."""
 INT64_MACS = 2**20
 """Above this, int64 (never the quickest of several kernels) is not even timed."""
 MAX_CACHE_BYTES = 2**22
-VERSION = 1
+VERSION = 2
 
 log = logging.getLogger(__name__)
 
 
-def quickest(product: Product, kernels: dict[str, MatmulKernel], threads: int) -> MatmulKernel:
+@dataclass(slots=True)
+class Allowance:
+    """Time that is left for measuring, s. The measurement that uses it up is finished."""
+
+    left_s: float = MEASURING_S
+
+
+def quickest(product: Product, kernels: dict[str, MatmulKernel], threads: int, allowance: Allowance) -> MatmulKernel:
     """The fastest of `kernels` that answers rightly on this shape."""
     large = product.batch * product.m * product.n * product.k > INT64_MACS
     worth = {name: kernel for name, kernel in kernels.items() if not (large and name == "int64" and len(kernels) > 1)}
-    seconds = _seconds(product, worth, threads) if len(worth) > 1 else {}
-    return first_trusted(product, sorted(worth.values(), key=lambda kernel: seconds.get(kernel.name, 0.0)), kernels)
+    usual = [worth[name] for name in USUALLY if name in worth]
+    seconds = _seconds(product, usual, threads, allowance) if len(worth) > 1 else {}
+    return first_trusted(product, sorted(usual, key=lambda kernel: seconds.get(kernel.name, 0.0)), kernels)
 
 
 def first_trusted(
@@ -75,6 +97,7 @@ _answered: dict[tuple[object, ...], bool] = {}
 
 def answers(kernel: MatmulKernel, product: Product) -> bool:
     """Whether the kernel is right on operands of this shape and width, asked once in a process."""
+    product = manageable(product)
     key = (kernel.name, kernel.a, kernel.b, kernel.out, product.a.shape, product.b.shape)
     if key not in _answered:
         _answered[key] = _right(kernel, product)
@@ -85,6 +108,27 @@ def answers(kernel: MatmulKernel, product: Product) -> bool:
                 kernel.name, list(product.a.shape), list(product.b.shape),
             )  # fmt: skip
     return _answered[key]
+
+
+def manageable(product: Product) -> Product:
+    """The product itself or, if a question of its shape would take long, one with shorter sides."""
+    batch, sides = product.batch, [product.m, product.n, product.k]
+
+    def too_much() -> bool:
+        m, n, k = sides
+        return batch * m * n * k > MOST_MACS or batch * max(m * n, m * k, n * k) > MOST_ELEMENTS
+
+    while too_much():
+        longest = sides.index(max(sides))
+        if batch > 2 and batch >= sides[longest] // TAIL:
+            batch = max(2, batch // 2)
+        else:
+            sides[longest] = sides[longest] % TAIL + sides[longest] // TAIL // 2 * TAIL
+    if [batch, *sides] == [product.batch, product.m, product.n, product.k]:
+        return product
+    m, n, k = sides
+    leading = (1,) * (len(product.a.shape) - 3) + (batch,) if len(product.a.shape) > 2 else ()
+    return Product(replace(product.a, shape=(*leading, m, k)), replace(product.b, shape=(*leading, n, k)))
 
 
 def _right(kernel: MatmulKernel, product: Product) -> bool:
@@ -140,14 +184,18 @@ def _result_shape(product: Product) -> tuple[int, ...]:
     return (*product.a.shape[:-1], product.n)
 
 
-def _seconds(product: Product, kernels: dict[str, MatmulKernel], threads: int) -> dict[str, float]:
-    """Time of each kernel on this shape: from the cache, or measured now and kept there."""
+def _seconds(product: Product, kernels: Sequence[MatmulKernel], threads: int, allowance: Allowance) -> dict[str, float]:
+    """Time of each kernel on this shape: from the cache, or measured now and kept there. Empty if there is no time."""
     sides = "x".join(str(side) for side in (product.batch, product.m, product.n, product.k))
-    layouts = " ".join(f"{kernel.name}:{kernel.a}{kernel.b}{kernel.out}" for kernel in kernels.values())
+    layouts = " ".join(f"{kernel.name}:{kernel.a}{kernel.b}{kernel.out}" for kernel in kernels)
     key = f"{sides} {threads} threads {layouts}"
     known = _cache()
-    if key not in known or known[key].keys() != kernels.keys():
-        known[key] = {name: _measure(kernel, product) for name, kernel in kernels.items()}
+    if key not in known or known[key].keys() != {kernel.name for kernel in kernels}:
+        if allowance.left_s <= 0:
+            return {}
+        started, asked = time.perf_counter(), manageable(product)
+        known[key] = {kernel.name: _measure(kernel, asked) for kernel in kernels}
+        allowance.left_s -= time.perf_counter() - started
         _give_back()
         _save(known)
     return known[key]

@@ -125,6 +125,53 @@ def test_a_broken_cache_is_ignored_and_replaced(own_cache: Path, content: str) -
     assert set(json.loads(own_cache.read_text())) == {matmul_choice._machine()}
 
 
+def test_a_plan_measures_for_a_while_and_then_takes_what_is_usually_quickest(
+    own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[str] = []
+
+    def measure(kernel: MatmulKernel, product: Product) -> float:
+        measured.append(kernel.name)
+        return 1.0
+
+    monkeypatch.setattr(matmul_choice, "_measure", measure)
+    usual = next(name for name in matmul_choice.USUALLY if name in kernels_for(Product(A, B), 1))
+    assert choose(A, B, Settings(), matmul_choice.Allowance(0.0)).name in (usual, "float64")
+    assert not measured and not own_cache.exists()
+    allowance = matmul_choice.Allowance()
+    choose(A, B, Settings(), allowance)
+    assert measured and allowance.left_s < matmul_choice.MEASURING_S
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        ((2**15 + 3, 7), (2**15 + 5, 7)),
+        ((2**20, 1, 2), (2**20, 1, 2)),
+        ((2**10, 2**10, 1, 1), (2**10, 2**10, 1, 1)),
+        ((2**13 + 1, 2**14 + 9), (2**13, 2**14 + 9)),
+        ((1, 2**30), (1, 2**30)),
+        ((2, 2, 2**12 + 127, 2**12), (2, 2, 2**12, 2**12)),
+    ],
+    ids=str,
+)
+def test_a_large_product_is_asked_with_shorter_sides_of_the_same_rest(a: tuple[int, ...], b: tuple[int, ...]) -> None:
+    asked = matmul_choice.manageable(Product(ValueInfo(a, 0, -1, 1), ValueInfo(b, 0, -1, 1)))
+    m, n, k = asked.m, asked.n, asked.k
+    assert asked.batch * m * n * k <= matmul_choice.MOST_MACS
+    assert asked.batch * max(m * n, m * k, n * k) <= matmul_choice.MOST_ELEMENTS
+    assert [side % 128 for side in (m, n, k)] == [side % 128 for side in (a[-2], b[-2], a[-1])]
+    assert (len(asked.a.shape), asked.a.shape[:-2]) == (len(a), asked.b.shape[:-2]) and min(asked.a.shape) > 0
+    assert matmul_choice.manageable(Product(A, B)) == Product(A, B)
+
+
+def test_thousands_of_tiny_products_take_no_scratch_memory_that_nobody_counted() -> None:
+    """A pair of tiles for each, or a tensor for each slice of each, was two hundred times what they hold."""
+    tiny = ValueInfo((2**17, 1, 2), 0, -128, 127)
+    assert set(kernels_for(Product(tiny, tiny), 1)) == {"float64", "int64"}
+    assert all(kernel.scratch_bytes < 2**20 for kernel in kernels_for(Product(A, B), 1).values())
+
+
 def test_other_machines_timings_stay_in_the_file(own_cache: Path) -> None:
     own_cache.parent.mkdir(parents=True)
     own_cache.write_text('{"another": {"1x1x1x1 1 threads": {"int8": 0.5}}}')
