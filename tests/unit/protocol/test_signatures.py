@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import pytest
@@ -12,6 +11,7 @@ from eth_utils.address import to_checksum_address
 from eth_utils.crypto import keccak
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from py_ecc.secp256k1.secp256k1 import ecdsa_raw_recover
 
 from protocol.deployments import Deployment
 from protocol.errors import SignatureFormError
@@ -51,12 +51,6 @@ messages = st.one_of(
 
 
 def recover_with_py_ecc(digest: bytes, signature: bytes) -> str:
-    # py_ecc lets the whole process recurse 100,000 deep, which is deeper than the C stack: a test in this process that
-    # reads hostile JSON would then crash instead of seeing a RecursionError.
-    limit = sys.getrecursionlimit()
-    from py_ecc.secp256k1.secp256k1 import ecdsa_raw_recover
-
-    sys.setrecursionlimit(limit)
     r, s, v = int.from_bytes(signature[:32], "big"), int.from_bytes(signature[32:64], "big"), signature[64]
     x, y = ecdsa_raw_recover(digest, (v, r, s))
     return str(to_checksum_address(keccak(x.to_bytes(32, "big") + y.to_bytes(32, "big"))[12:]))
