@@ -9,6 +9,7 @@ their last step, so that whatever depends on those states is seen at full size a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from torch import fx
 
 from proofs.exact.compiler.errors import CompileError, Origin, Problem
 from proofs.exact.compiler.fold import Folded
-from proofs.exact.compiler.interpret import MASK, VIEWS, as_real, evaluate, is_float, is_mask, refused
+from proofs.exact.compiler.interpret import BESIDE_MASK, MASK, VIEWS, as_real, evaluate, is_float, is_mask, refused
 from proofs.exact.compiler.trace import LeafKind, Trace
 
 aten = torch.ops.aten
@@ -199,9 +200,9 @@ class _Run:
         for name, node in self.updates.items():
             schedule = name in self.folded.schedules
             following[name] = carried[name] if schedule else values[node].clone()
-            if not schedule and bool(torch.isnan(following[name]).any()):
+            if not schedule and not bool(torch.isfinite(following[name]).all()):
                 self._not_a_number(node, name)
-        if loss != loss:
+        if not math.isfinite(loss):
             self._not_a_number(self.folded.outputs[-1], "the loss")
         return following, loss
 
@@ -222,8 +223,8 @@ class _Run:
     def _not_a_number(self, node: fx.Node, what: str) -> None:
         self.result.problems.append(
             Problem(
-                f"{what} becomes NaN on the example",
-                "find the step's first NaN in plain PyTorch (torch.autograd.detect_anomaly); a row that is masked"
+                f"{what} becomes NaN or Inf on the example",
+                "find the first in plain PyTorch (torch.autograd.detect_anomaly); a row that is masked"
                 " everywhere gives one",
                 node.meta.get("origin", Origin()),
             )
@@ -237,8 +238,12 @@ def _magnitude(value: Any) -> tuple[float, bool]:
     lo, hi = (bound.item() for bound in torch.aminmax(value))
     if lo > -MASK and hi < torch.inf:
         return max(-lo, hi), False
+    lo, hi = (bound.item() for bound in torch.aminmax(torch.where((value > -MASK) & (value < torch.inf), value, 0.0)))
+    if max(-lo, hi) < BESIDE_MASK:
+        return max(-lo, hi), True
+    # Beside such numbers what lies far below is one of them. Seldom: to choose elements takes long.
     rest = value[torch.isfinite(value) & ~is_mask(value)]
-    return (float(rest.abs().max()) if rest.numel() else 0.0), True
+    return float(rest.abs().max()), True
 
 
 # States with a memory

@@ -227,7 +227,7 @@ class Driver:
         if handle.shape != tuple(val.shape):
             handle = self._b.broadcast(handle, tuple(val.shape))
         if not val.is_floating_point():
-            return handle
+            return self._whole(handle, val.dtype)
         if node in self._stated:
             handle = self._as_state(handle, self._stated[node])
         elif node.target not in EXACT and not self._rounded_by_reader(node):
@@ -236,6 +236,18 @@ class Driver:
             handle = self._lowering.settle(handle)
         if node.target not in VIEWS and node.target not in PARTS:
             self._lowering.know(handle, Facts(self._formats.magnitude(node, place)))
+        return handle
+
+    def _whole(self, handle: Handle, dtype: torch.dtype) -> Handle:
+        """Integers and truth values as PyTorch has them: whole, and never so large that they would wrap around."""
+        if handle.frac != 0:
+            raise Unsupported(f"real numbers that the operation itself turns to {dtype}", "convert first: x.long()")
+        least, greatest = (0, 1) if dtype is torch.bool else (torch.iinfo(dtype).min, torch.iinfo(dtype).max)
+        if handle.lo < least or handle.hi > greatest:
+            raise Unsupported(
+                f"{dtype} may wrap around: the result lies in {handle.lo}..{handle.hi}",
+                "compute in a wider type: x.long(), x.float()",
+            )
         return handle
 
     def _rounded_by_reader(self, node: fx.Node) -> bool:

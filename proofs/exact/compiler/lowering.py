@@ -128,7 +128,7 @@ class Lowering:
                 f"a computed index, in {index.lo}..{index.hi}, where {lo}..{hi} is needed",
                 "index by a tensor of the batch as it is, or by constants",
             )
-        asked = Labels(lo, hi)
+        asked = _before_clamps(index, Labels(lo, hi))
         self.labels[source] = self.labels.get(source, asked).within(asked)
         return self.b.clamp(index, lo, hi)
 
@@ -188,4 +188,13 @@ def data_source(x: Handle) -> str | None:
     return x.source.name if isinstance(x.source, Input) and x.source.kind is InputKind.DATA else None
 
 
-_source = data_source
+def _before_clamps(index: Handle, wanted: Labels) -> Labels:
+    """What the data may hold for an index to be as wanted: anything, on a side that the step clamps by itself."""
+    x, lo, hi = index, wanted.lo, wanted.hi
+    while isinstance(x.source, Op):
+        held = x.operands[0]
+        if x.source.opcode is Opcode.CLAMP:
+            lo = held.lo if lo <= x.lo > held.lo else lo
+            hi = held.hi if hi >= x.hi < held.hi else hi
+        x = held
+    return Labels(lo, hi)

@@ -64,9 +64,15 @@ def eq(lo: Lowering, x: Operand, y: Operand) -> Handle:
     return complement(lo, ne(lo, x, y))
 
 
-@rule(aten.logical_not.default, aten.bitwise_not.default, exact=True)
+@rule(aten.logical_not.default, exact=True)
 def logical_not(lo: Lowering, x: Handle) -> Handle:
     return complement(lo, truth_of(lo, x))
+
+
+@rule(aten.bitwise_not.default, exact=True)
+def bitwise_not(lo: Lowering, x: Handle) -> Handle:
+    """Of a truth value its opposite; of an integer n, -1 - n."""
+    return logical_not(lo, x) if lo.node.meta["val"].dtype is torch.bool else lo.b.sub(lo.b.constant(-1), x)
 
 
 @rule(aten.logical_and.default, aten.bitwise_and.Tensor, exact=True)

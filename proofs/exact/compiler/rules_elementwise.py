@@ -26,6 +26,8 @@ BASE_BITS = 32
 """Of what is raised to a power."""
 QUOTIENT_GUARD_BITS = 6
 QUOTIENT_FRAC = 20
+BOUND_FRAC = 20
+"""Of a fraction that bounds integers."""
 LIMIT = 1 << 60
 
 
@@ -72,6 +74,8 @@ def rsub(lo: Lowering, x: Operand, y: Operand, *, alpha: float = 1) -> Handle:
 def _add(lo: Lowering, x: Operand, y: Operand, alpha: Fraction) -> Handle:
     """x + alpha * y."""
     b, frac = lo.b, precision(lo)
+    if lo.node.meta["val"].dtype is torch.bool:
+        return b.clamp(b.add(number(lo, x), number(lo, y)), 0, 1)  # PyTorch: of truth values, the sum is `or`
     if not isinstance(y, Handle):
         return arithmetic.add_constant(b, number(lo, x), alpha * real_number(lo, y), frac)
     if not isinstance(x, Handle):
@@ -273,6 +277,8 @@ def sign(lo: Lowering, x: Handle) -> Handle:
 
 @rule(aten.clamp.default, exact=True)
 def clamp(lo: Lowering, x: Handle, least: float | None = None, most: float | None = None) -> Handle:
+    if x.frac == 0 and any(end is not None and end % 1 for end in (least, most)):
+        x = lo.b.widen(x, frac=BOUND_FRAC)  # integers, bounded by a fraction
     low = x.lo if least is None else whole_below(least, x.frac)
     high = x.hi if most is None else whole_below(most, x.frac)
     if low <= x.lo and x.hi <= high:

@@ -133,25 +133,29 @@ def adaptive_max_pool_backward(lo: Lowering, gradient: Handle, x: Handle, indice
 
 
 @rule(aten.upsample_nearest2d.default, exact=True)
-def upsample(lo: Lowering, x: Handle, output_size: Sequence[int], *_: float | None) -> Handle:
+def upsample(lo: Lowering, x: Handle, output_size: Sequence[int], *scales: float | None) -> Handle:
     images, channels, height, width = x.shape
-    down, across = _even_factors(lo, x.shape[2:], output_size)
+    down, across = _even_factors(lo, x.shape[2:], output_size, scales)
     spread = lo.b.reshape(x, (images, channels, height, 1, width, 1))
     return lo.b.reshape(lo.b.broadcast(spread, (images, channels, height, down, width, across)), result_shape(lo))
 
 
 @rule(aten.upsample_nearest2d_backward.default)
 def upsample_backward(
-    lo: Lowering, gradient: Handle, output_size: Sequence[int], input_size: Sequence[int], *_: float | None
+    lo: Lowering, gradient: Handle, output_size: Sequence[int], input_size: Sequence[int], *scales: float | None
 ) -> Handle:
     images, channels, height, width = input_size
-    down, across = _even_factors(lo, input_size[2:], output_size)
+    down, across = _even_factors(lo, input_size[2:], output_size, scales)
     blocks = lo.b.reshape(gradient, (images, channels, height, down, width, across))
     return total(lo.b, blocks, [3, 5], keepdim=False)
 
 
-def _even_factors(lo: Lowering, image: Sequence[int], output: Sequence[int]) -> tuple[int, int]:
-    if any(larger % side for side, larger in zip(image, output, strict=True)):
+def _even_factors(
+    lo: Lowering, image: Sequence[int], output: Sequence[int], scales: Sequence[float | None]
+) -> tuple[int, int]:
+    # Scaled by 3.2, 4 pixels become 12, of which the first is repeated four times, not three.
+    fraction = any(scale is not None and scale % 1 for scale in scales)
+    if fraction or any(larger % side for side, larger in zip(image, output, strict=True)):
         raise lo.unsupported(f"upsampling {list(image)} to {list(output)}", "scale by a whole number")
     return output[0] // image[0], output[1] // image[1]
 

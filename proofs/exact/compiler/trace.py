@@ -8,12 +8,14 @@ What cannot be traced is collected; tracing goes on as far as it can, so that on
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+import numpy as np
 import torch
 from torch import fx
 from torch.func import functionalize
@@ -95,6 +97,7 @@ def trace(step: Step, params: Any, state: Any, batch: Mapping[str, Any], *, keep
         return _checked_outputs(result, specs, leaves, locator.problems, origin)
 
     module: fx.GraphModule | None = None
+    drawn = _draws_elsewhere()
     try:
         with sdpa_kernel(SDPBackend.MATH), _told_once():
             module = _traced(flat, leaves, keep)
@@ -106,8 +109,13 @@ def trace(step: Step, params: Any, state: Any, batch: Mapping[str, Any], *, keep
         where = Origin(raising_line(error.__traceback__))
         problems.append(Problem(f"{type(error).__name__}: {_first_line(error)}", _hint(error), where))
     problems = [*locator.problems, *problems]
+    if drawn != _draws_elsewhere():
+        problems.append(Problem("the step draws from Python's or NumPy's random numbers", DRAW, origin))
     if module is not None:
+        brought = _generators(module)
+        problems += brought
         _drop_mutations(module)
+        module = None if brought else module
     return Trace(tuple(leaves), specs[0], specs[1], module, locator.graph, tuple(problems))
 
 
@@ -237,6 +245,29 @@ def _checked_outputs(
     if len(problems) > before:
         raise TracingStopped
     return outputs
+
+
+DRAW = "draw with torch (torch.rand, bernoulli, dropout): other draws happen once, while the step is compiled"
+
+
+def _draws_elsewhere() -> tuple[Any, ...]:
+    """Changes when somebody draws a random number that does not come from torch."""
+    _, keys, *rest = np.random.get_state(legacy=True)
+    return random.getstate(), np.asarray(keys).tobytes(), *rest
+
+
+def _generators(module: fx.GraphModule) -> list[Problem]:
+    """Draws from a torch.Generator of the user's own."""
+    return [
+        Problem(
+            "a draw from a generator that the step brings along",
+            "leave the generator out: draws follow from the task's seed and the step's number",
+            user.meta.get("origin", Origin()),
+        )
+        for node in module.graph.find_nodes(op="get_attr")
+        if isinstance(getattr(module, str(node.target)), torch.Generator)
+        for user in node.users
+    ]
 
 
 def _drop_mutations(module: fx.GraphModule) -> None:
