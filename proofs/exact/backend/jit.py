@@ -2,8 +2,9 @@
 
 Machine code is kept under $XDG_CACHE_HOME/avenue/kernels (~/.cache by default), one file per kernel, named by the hash
 of its text, the CPU's name and features, and the version of LLVM: a file is never right for another machine. A file
-carries the hash of its content; one that is damaged, of somebody else, or writable by others is compiled again. Writing
-is atomic, and a directory that cannot be written costs only time.
+carries the hash of its content; one that is damaged, of somebody else, or writable by others is compiled again, and so
+is everything if others may put files into the directory. Writing is atomic, and a directory that cannot be written, or
+a user without a home, costs only time.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from pathlib import Path
 import llvmlite
 import llvmlite.binding as llvm
 
+from proofs.exact.backend.cache_home import cache_home
+
 log = logging.getLogger(__name__)
 
 Function = Callable[[int, int, int], None]
@@ -33,7 +36,8 @@ _HASH_BYTES = 32
 MOST_FILES = 10_000
 """Of the cache: 50 to 100 MB."""
 PRUNE_EVERY = 500
-"""Kernels compiled in a process between two looks at how many files there are."""
+"""Kernels compiled in a process between two looks at how many files there are; the first has one as well, because most
+processes compile fewer."""
 
 
 class Compiler:
@@ -102,8 +106,7 @@ class Compiler:
         path = self._directory / name
         try:
             with path.open("rb") as file:
-                status = os.fstat(file.fileno())
-                ours = status.st_uid == os.getuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+                ours = _ours(os.fstat(file.fileno())) and _ours(self._directory.stat())
                 content = file.read() if ours else b""
         except OSError:
             return None
@@ -115,11 +118,17 @@ class Compiler:
             return
         try:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not _ours(self._directory.stat()):
+                return
             descriptor, temporary = tempfile.mkstemp(dir=self._directory)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(_digest(name, code) + code)
-            Path(temporary).replace(self._directory / name)
-            if self.compiled % PRUNE_EVERY == 0:
+            try:
+                with os.fdopen(descriptor, "wb") as file:
+                    file.write(_digest(name, code) + code)
+                Path(temporary).replace(self._directory / name)
+            except OSError:
+                Path(temporary).unlink(missing_ok=True)
+                raise
+            if self.compiled % PRUNE_EVERY == 1 % PRUNE_EVERY:
                 self._prune(self._directory)
         except OSError as error:
             log.debug("compiled kernel not kept: %s", error)
@@ -135,10 +144,15 @@ def _digest(name: str, code: bytes) -> bytes:
     return hashlib.sha256(name.encode() + code).digest()
 
 
-def cache_directory() -> Path:
+def _ours(status: os.stat_result) -> bool:
+    """Whether nobody else may write it."""
+    return status.st_uid == os.getuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
+def cache_directory() -> Path | None:
     """Where compiled kernels are kept."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "avenue" / "kernels"
+    home = cache_home()
+    return None if home is None else home / "kernels"
 
 
 @cache

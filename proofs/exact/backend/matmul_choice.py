@@ -36,6 +36,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from proofs.exact.backend.cache_home import cache_home
 from proofs.exact.backend.layouts import integers_of, planes_of
 from proofs.exact.backend.matmul_kernels import Planes, Product
 from proofs.exact.ranges import ValueInfo
@@ -228,8 +229,9 @@ def _least_time(work: Callable[[], None]) -> float:
     return min(times)
 
 
-def cache_file() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "avenue" / "matmul.json"
+def cache_file() -> Path | None:
+    home = cache_home()
+    return None if home is None else home / "matmul.json"
 
 
 @cache
@@ -250,9 +252,9 @@ def _cache() -> dict[str, dict[str, float]]:
     return _read(cache_file()).get(_machine(), {})
 
 
-def _read(path: Path) -> dict[str, dict[str, dict[str, float]]]:
+def _read(path: Path | None) -> dict[str, dict[str, dict[str, float]]]:
     try:
-        if path.stat().st_size > MAX_CACHE_BYTES:
+        if path is None or path.stat().st_size > MAX_CACHE_BYTES:
             return {}
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -271,13 +273,19 @@ def _read(path: Path) -> dict[str, dict[str, dict[str, float]]]:
 def _save(known: dict[str, dict[str, float]]) -> None:
     """Adds to the file what this process knows, in one move: another process reads the old file or the new."""
     path = cache_file()
+    if path is None:
+        return
     everything = _read(path)
     everything[_machine()] = everything.get(_machine(), {}) | known
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(everything, file, indent=1)
-        Path(name).replace(path)
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                json.dump(everything, file, indent=1)
+            Path(name).replace(path)
+        except OSError:
+            Path(name).unlink(missing_ok=True)
+            raise
     except OSError as error:
         log.debug("timings of matrix products are not kept: %s", error)

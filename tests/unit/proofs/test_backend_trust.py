@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,13 +11,15 @@ from typing import Any
 
 import pytest
 
-from proofs.exact.backend import emit, jit, trust
+from proofs.exact.backend import emit, jit, matmul_choice, trust
 from proofs.exact.backend.emit import Code, Word
 from proofs.exact.backend.graph import ELEMENTWISE, REDUCTIONS
 from proofs.exact.backend.jit import Compiler
+from proofs.exact.backend.matmul import choose
 from proofs.exact.execute import run_unit
 from proofs.exact.opcodes import Opcode
 from proofs.exact.plan import Plan
+from proofs.exact.ranges import ValueInfo
 from proofs.exact.settings import Settings
 from tests.support.programs import mlp, mlp_data, mlp_state
 
@@ -82,7 +85,7 @@ def test_machine_code_is_made_once_and_then_read(tmp_path: Path) -> None:
     assert (first.compiled, second.compiled) == (1, 0)
 
 
-@pytest.mark.parametrize("damage", ["flipped", "short", "empty", "writable"])
+@pytest.mark.parametrize("damage", ["flipped", "short", "empty", "writable", "folder"])
 def test_machine_code_that_may_not_be_ours_is_made_again(tmp_path: Path, damage: str) -> None:
     Compiler(tmp_path).function("square", SQUARE)
     (file,) = tmp_path.iterdir()
@@ -94,6 +97,8 @@ def test_machine_code_that_may_not_be_ours_is_made_again(tmp_path: Path, damage:
             file.write_bytes(content[:-1])
         case "empty":
             file.write_bytes(b"")
+        case "folder":
+            tmp_path.chmod(0o777)
         case _:
             file.chmod(0o622)
     again = Compiler(tmp_path)
@@ -108,6 +113,29 @@ def test_a_cache_that_cannot_be_written_costs_only_time(tmp_path: Path) -> None:
     compiler = Compiler(blocked / "kernels")
     compiler.function("square", SQUARE)
     assert compiler.compiled == 1
+
+
+def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Path, target: Path) -> Path:
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    Compiler(tmp_path).function("square", SQUARE)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_user_without_a_home_compiles_and_keeps_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    compiler = Compiler(jit.cache_directory())
+    compiler.function("square", SQUARE)
+    assert compiler.compiled == 1
+    info = ValueInfo((24, 40), 0, -9, 9)
+    assert choose(info, info, Settings()).name
+    matmul_choice._cache.cache_clear()
 
 
 def test_text_that_llvm_refuses_is_an_error() -> None:
@@ -130,3 +158,12 @@ def test_the_cache_keeps_the_newest_kernels(monkeypatch: pytest.MonkeyPatch, tmp
     Compiler(tmp_path).function("square", SQUARE)
     names = sorted(path.name for path in tmp_path.iterdir())
     assert len(names) == 2 and names[1] == "old10"
+
+
+def test_a_process_that_compiles_a_single_kernel_keeps_the_cache_in_bounds(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(jit, "MOST_FILES", 2)
+    for number in range(4):
+        Compiler(tmp_path).function(f"square{number}", SQUARE.replace("@square", f"@square{number}"))
+    assert len(list(tmp_path.iterdir())) == 2
