@@ -17,6 +17,7 @@ from __future__ import annotations
 from proofs.exact.opcodes import Opcode
 from proofs.exact.program import (
     MAX_CONSTANT_BYTES,
+    MAX_CONSTANTS,
     MAX_OPS,
     Constant,
     Input,
@@ -111,7 +112,10 @@ def _input(reader: Reader) -> Input:
 
 def _constants(reader: Reader) -> tuple[Constant, ...]:
     constants, size = [], 0
-    for _ in range(reader.count(4, 5, "constants")):
+    count = reader.count(4, 5, "constants")
+    if count > MAX_CONSTANTS:
+        raise FormatError(f"{count} constants: at most {MAX_CONSTANTS}")
+    for _ in range(count):
         type_ = reader.type()
         size += type_.nbytes
         if size > MAX_CONSTANT_BYTES:

@@ -27,8 +27,10 @@ from proofs.exact.tensor_type import INT64_MAX, INT64_MIN, TensorError, TensorTy
 MAX_NAME_BYTES = 128
 MAX_INPUTS = 2**16 - 1
 MAX_OPS = 2**20
+MAX_CONSTANTS = 2**16
 MAX_CONSTANT_BYTES = 2**24
-"""In all constants together: programs travel, and every verifier holds one in memory."""
+"""In all constants together: programs travel, and every verifier holds one in memory (a constant of one byte takes
+half a kilobyte there)."""
 
 SEED_TYPE = TensorType((), 64, 0)
 SEED_NAME = "seed"
@@ -129,6 +131,8 @@ class Program:
         self._check_inputs()
         if len(self.ops) > MAX_OPS:
             raise ProgramError(f"{len(self.ops)} operations: at most {MAX_OPS}")
+        if len(self.constants) > MAX_CONSTANTS:
+            raise ProgramError(f"{len(self.constants)} constants: at most {MAX_CONSTANTS}")
         if sum(constant.type.nbytes for constant in self.constants) > MAX_CONSTANT_BYTES:
             raise ProgramError(f"more than {MAX_CONSTANT_BYTES} bytes of constants")
         values = [ValueInfo.of(given.type) for given in self.inputs]

@@ -6,6 +6,7 @@ caller at a time.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -35,7 +36,9 @@ from proofs.exact.tensor import ExactTensor
 
 MOST_OPERATIONS = 100_000
 MOST_KERNELS = 10_000
-"""Anybody may write a program: beyond these, a minute or two of planning, it runs on the torch kernels."""
+PLANNING_S = 120.0
+"""Anybody may write a program: beyond these it runs on the torch kernels. Kernels compiled until then are kept on disk,
+so a plan that ran out of time gets further when it is made again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,7 @@ class FusedPlan:
         self, program: Program, settings: Settings, fusable: frozenset[Opcode], most_bytes: int | None = None
     ) -> None:
         """`most_bytes` is what the plan may hold besides the states, data and constants."""
+        latest = time.monotonic() + PLANNING_S
         if len(program.ops) > MOST_OPERATIONS:
             raise RuntimeError(f"{len(program.ops)} operations are too many to group: at most {MOST_OPERATIONS}")
         self._program = program
@@ -90,7 +94,11 @@ class FusedPlan:
         }
         self._threads = settings.threads
         self._pool = _workers(settings.threads - 1) if settings.threads > 1 else None
-        self.steps: list[Step] = [self._step(group) for group in self._schedule.groups]
+        self.steps: list[Step] = []
+        for group in self._schedule.groups:
+            if time.monotonic() > latest:
+                raise RuntimeError(f"after {PLANNING_S} s {len(self.steps)} of {kernels} kernels were ready")
+            self.steps.append(self._step(group))
 
     @property
     def arena_bytes(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -56,6 +57,7 @@ def schedule(
 ) -> Schedule:
     """The order, the layouts and the lifetimes of a program's values."""
     graph = build(program, layouts, fusable)
+    outputs = set(graph.outputs)
     groups = group_nodes(graph)
     stores: dict[int, tuple[Layout, ...]] = {}
     for number, given in enumerate(program.inputs):
@@ -73,19 +75,20 @@ def schedule(
                     read_elsewhere.add(view.base)
     for node in graph.nodes.values():
         wanted = set(graph.stores.get(node.number, ()))
-        if node.number in read_elsewhere or node.number in graph.outputs:
+        if node.number in read_elsewhere or node.number in outputs:
             wanted = wanted or {plain_for(node.info)}
         if node.fold is not None:
-            in_memory = node.number in read_elsewhere or node.number in graph.outputs
+            in_memory = node.number in read_elsewhere or node.number in outputs
             wanted = {folded_layout(node.info)} if in_memory or not groups[of[node.number]].in_row(node) else set()
         stores[node.number] = tuple(sorted(wanted, key=_reading_cost))
-    outputs = set(zip(graph.outputs, (Plain(8 * t.width) for t in program.state_types.values()), strict=True))
+    state_types = program.state_types.values()
+    of_state = {(base, Plain(8 * t.width)) for base, t in zip(graph.outputs, state_types, strict=True)}
     needs = {}
     for number, placed in stores.items():
         if number < program.first_op:
             continue
         for layout in placed:
-            if (number, layout) not in outputs:
+            if (number, layout) not in of_state:
                 made = of[number]
                 size = stored_bytes(layout, graph.nodes[number].info.elements)
                 needs[Slot(number, layout)] = Need(size, made, max(made, last_read.get(number, made)))
@@ -100,8 +103,9 @@ def outputs_in_place(
     if any(node.opcode is Opcode.CHECK for node in graph.nodes.values()):
         return {}
     found = {}
+    times = Counter(graph.outputs)
     for given, (base, type_) in enumerate(zip(graph.outputs, graph.program.state_types.values(), strict=True)):
-        if base not in of or graph.outputs.count(base) > 1 or given in graph.outputs:
+        if base not in of or times[base] > 1 or given in times:
             continue
         group = groups[of[base]]
         node = graph.nodes[base]
@@ -123,10 +127,11 @@ def storage_of(plan: Schedule, group: Group) -> Storage:
         for view in node.operands
         if view.base not in made
     }
+    first = len(program.inputs)
     constants = {
-        number: constant.bounds[0]
-        for number, constant in enumerate(program.constants, start=len(program.inputs))
-        if number in reads and constant.type.elements == 1
+        number: program.constants[number - first].bounds[0]
+        for number in reads
+        if first <= number < program.first_op and program.constants[number - first].type.elements == 1
     }
     bounds = {
         base: graph.nodes[base].infos[0].shape[-1] * 2**14
@@ -134,5 +139,6 @@ def storage_of(plan: Schedule, group: Group) -> Storage:
         if isinstance(layout, Product)
     }
     writes = {node.number: plan.stores[node.number] for node in group.nodes}
-    in_place = {slot: given for slot, given in plan.in_place.items() if slot.base in made}
+    slots = [Slot(number, layout) for number in made for layout in plan.stores[number]]
+    in_place = {slot: plan.in_place[slot] for slot in slots if slot in plan.in_place}
     return Storage(graph.infos, reads, writes, constants, bounds, in_place)

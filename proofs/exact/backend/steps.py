@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from math import prod
 from typing import Protocol
@@ -30,6 +30,10 @@ Frame = Mapping[Slot, tuple[Tensor, ...]]
 
 LEAST_SHARE = 32768
 """Elements for which a second thread pays: handing over a share costs about as long as computing this many."""
+
+
+MOST_COPIED = 2**22
+"""Bytes of the copies that further threads reduce into: nobody has counted them, and adding them up takes time too."""
 
 
 class Step(Protocol):
@@ -88,21 +92,24 @@ class KernelStep:
             slot, plane = self.slots[place]
             frame[slot][plane].fill_(start)
         extent = self.source.extent
-        if len(self._pointers) == 1:
+        shares = len(self._pointers)
+        if self._folds:
+            slots = [self.slots[place] for place, _ in self._folds]
+            shares = min(shares, 1 + MOST_COPIED // sum(frame[slot][plane].nbytes for slot, plane in slots))
+        if shares == 1:
             self.function(self._addresses[0], 0, extent)
             return
-        self._run_shared(frame, extent)
+        self._run_shared(frame, extent, shares)
 
-    def _run_shared(self, frame: Frame, extent: int) -> None:
+    def _run_shared(self, frame: Frame, extent: int, shares: int) -> None:
         """Equal shares of the outermost loop. Reductions into memory get a copy for each further thread."""
         assert self.pool is not None
-        shares = len(self._pointers)
         copies: list[tuple[Tensor, list[Tensor], int]] = []
         for place, start in self._folds:
             slot, plane = self.slots[place]
             own = frame[slot][plane]
             others = [torch.full_like(own, start) for _ in range(shares - 1)]
-            for array, other in zip(self._pointers[1:], others, strict=True):
+            for array, other in zip(self._pointers[1:shares], others, strict=True):
                 array[place] = other.data_ptr()
             copies.append((own, others, start))
         bounds = [extent * share // shares for share in range(shares + 1)]
@@ -110,7 +117,10 @@ class KernelStep:
             self.pool.submit(self.function, self._addresses[share], bounds[share], bounds[share + 1])
             for share in range(1, shares)
         ]
-        self.function(self._addresses[0], bounds[0], bounds[1])
+        try:
+            self.function(self._addresses[0], bounds[0], bounds[1])
+        finally:
+            wait(waiting)  # whoever interrupts us may free what the others still write to
         for future in waiting:
             future.result()
         for own, others, start in copies:

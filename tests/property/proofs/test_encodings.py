@@ -179,6 +179,10 @@ def test_programs_beyond_the_limits_are_refused_on_both_ways(monkeypatch: pytest
     monkeypatch.setattr(encoding, "MAX_OPS", 3)
     with pytest.raises(FormatError, match="operations: at most 3"):
         decode_program(PROGRAM)
+    monkeypatch.setattr(encoding, "MAX_CONSTANTS", 1)
+    with pytest.raises(FormatError, match="constants: at most 1"):
+        decode_program(PROGRAM)
+    monkeypatch.undo()
     monkeypatch.setattr(encoding, "MAX_CONSTANT_BYTES", 2)
     with pytest.raises(FormatError, match="more than 2 bytes of constants"):
         decode_program(PROGRAM)

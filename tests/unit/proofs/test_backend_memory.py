@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -11,13 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proofs.exact import plan
-from proofs.exact.backend import arena, fused
+from proofs.exact.backend import arena, fused, steps
 from proofs.exact.backend.arena import ALIGNMENT, Need, place
 from proofs.exact.backend.memory import OutputPool
 from proofs.exact.builder import ProgramBuilder
 from proofs.exact.known_answers import noise, to_torch
 from proofs.exact.overflow import Overflow
 from proofs.exact.plan import Plan, peak_bytes
+from proofs.exact.settings import Settings
 from proofs.exact.tensor import ExactTensor, TensorType
 from tests.support.programs import mlp, mlp_data, mlp_state
 
@@ -166,6 +169,73 @@ def test_a_program_too_large_to_plan_runs_on_the_torch_kernels(
     made = Plan.of(mlp(samples=12, widths=(5, 4, 3), batch=4))
     assert made.fused is None
     assert "at most 3" in caplog.text
+
+
+def test_a_program_that_takes_too_long_to_plan_runs_on_the_torch_kernels(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """9,000 kernels with a division each would compile for seven minutes."""
+    program = mlp(samples=12, widths=(5, 4, 3), batch=4)
+    Plan.of(program)
+    monkeypatch.setattr(fused, "PLANNING_S", 0.0)
+    assert Plan.of(program).fused is None
+    assert "after 0.0 s 0 of" in caplog.text
+
+
+def test_an_interrupted_step_waits_for_the_threads_that_still_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Control-C reaches the thread that waits; the others must not be left with memory that is about to be freed."""
+    monkeypatch.setattr(steps, "LEAST_SHARE", 1)
+    b = ProgramBuilder()
+    p = b.state("p", TensorType((4, 50), 8))
+    b.update("p", b.saturate(b.add(p, b.constant(1)), bits=8))
+    made = Plan.of(b.build(), Settings(threads=2))
+    assert made.fused is not None
+    (step,) = made.fused.steps
+    assert isinstance(step, steps.KernelStep)
+    interrupted, finished = threading.Event(), threading.Event()
+
+    def share(address: int, begin: int, end: int) -> None:
+        if begin == 0:
+            interrupted.set()
+            raise KeyboardInterrupt
+        interrupted.wait(10)
+        for _ in range(20):
+            torch.zeros(10_000)
+        finished.set()
+
+    step.function = share
+    state = {"p": ExactTensor(TensorType((4, 50), 8), torch.zeros(4, 50, dtype=torch.int8))}
+    with pytest.raises(KeyboardInterrupt):
+        made.run(state, made.bind({}, 0))
+    assert finished.is_set()
+
+
+def test_threads_share_a_reduction_only_where_copies_of_its_result_are_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """64 threads had 63 copies of it, which no bound on memory counts."""
+    monkeypatch.setattr(steps, "LEAST_SHARE", 1)
+    b = ProgramBuilder()
+    p = b.state("p", TensorType((4, 50), 8))
+    b.update("p", p)
+    b.update("sum", b.add(b.state("sum", TensorType((1, 50), 12)), b.constant(0)))
+    b.state("total", TensorType((1, 50), 10))
+    b.update("total", b.reduce_sum(p, axis=0))
+    program = b.build()
+    state = {name: ExactTensor(type_, torch.ones(type_.shape).int()) for name, type_ in program.state_types.items()}
+    made = Plan.of(program, Settings(threads=2))
+    shared = []
+    original = steps.KernelStep._run_shared
+
+    def spy(step: steps.KernelStep, *rest: Any) -> None:
+        shared.append(len(step.source.folds))
+        original(step, *rest)
+
+    monkeypatch.setattr(steps.KernelStep, "_run_shared", spy)
+    first = made.run(state, made.bind({}, 0))
+    assert 1 in shared
+    shared.clear()
+    monkeypatch.setattr(steps, "MOST_COPIED", 100)
+    assert made.run(state, made.bind({}, 0)) == first
+    assert 1 not in shared
 
 
 def test_a_plan_that_would_hold_more_than_its_bound_is_not_made(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -359,6 +359,10 @@ def test_programs_beyond_the_limits_are_refused(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(program_module, "MAX_OPS", 3)
     with pytest.raises(ProgramError, match="operations: at most 3"):
         linear_regression()
+    monkeypatch.undo()
+    monkeypatch.setattr(program_module, "MAX_CONSTANTS", 1)
+    with pytest.raises(ProgramError, match="constants: at most 1"):
+        linear_regression()
     monkeypatch.setattr(program_module, "MAX_INPUTS", 3)
     with pytest.raises(ProgramError, match="5 inputs: at most 3"):
         linear_regression()
