@@ -41,6 +41,8 @@ seed = 7
 checkpoint_interval = 20
 """
 LEAVES_WITHIN_S = 5.0
+TRAINED_WITHIN_S = 300
+"""Three processes start PyTorch and train: half a minute here, and several times that beside other work."""
 FIRST, SECOND, REQUESTER, POOR = ("1", "2", "3", "4")
 
 
@@ -74,7 +76,8 @@ def test_a_task_is_posted_trained_paid_and_fetched(market: Cli, tmp_path: Path) 
     nodes = [market.start("compute", "start", "--dev-account", each, "--no-checks") for each in (FIRST, SECOND)]
     try:
         assert market.run("faucet", "--dev-account", REQUESTER, "--yes").code == 0
-        posted = market.run("task", "submit", str(task_file), "--dev-account", REQUESTER, "--yes", "--json")
+        submit = ("task", "submit", str(task_file), "--dev-account", REQUESTER, "--yes", "--json")
+        posted = market.run(*submit, timeout_s=TRAINED_WITHIN_S)
         assert posted.code == 0, posted.stderr
         assert (posted.document["status"], posted.document["trained"]) == ("closed", True)
         task = posted.document["task"]

@@ -53,7 +53,7 @@ class Running:
     thread: threading.Thread
     failures: list[BaseException] = field(default_factory=list)
 
-    def end(self, timeout_s: float = 10.0) -> None:
+    def end(self, timeout_s: float = WAIT_S) -> None:
         self.stop.set()
         self.join(timeout_s)
 
