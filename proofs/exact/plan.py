@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from proofs.exact.backend.layouts import slices_for
 from proofs.exact.kernels import Buffer
 from proofs.exact.opcodes import Opcode
-from proofs.exact.program import Program
+from proofs.exact.program import Op, Program
 from proofs.exact.settings import Settings
 from proofs.exact.tensor import ExactTensor
 from proofs.exact.unfused import Instruction, Lives, UnfusedPlan
@@ -35,6 +35,9 @@ log = logging.getLogger(__name__)
 
 LEAST_BYTES = 1024
 """Added for each value: its planes, nine at most, lie on cache lines of their own."""
+NEVER_COPIES = frozenset({Opcode.SLICE, Opcode.CHECK})
+WORKING_COPIES = {Opcode.ISQRT: 4, Opcode.RANDOM: 5, Opcode.CHECK: 3}
+"""Of the result at 64 bits, which a torch kernel makes on the way; a CHECK where it fails."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,8 +115,21 @@ def step_bytes(program: Program) -> int:
             sizes[number] = max(8, 4 * slices[0] * slices[1]) * program.values[number].elements + LEAST_BYTES
     lives = Lives(program)
     held = peak = 0
-    for number, _ in program.numbered_ops():
+    ending: dict[int, int] = {}
+    for number, op in program.numbered_ops():
+        if op.opcode in NEVER_COPIES:
+            sizes[number] = LEAST_BYTES
         held += sizes[number]
-        peak = max(peak, held)
-        held -= sum(sizes[dead] for dead in lives.dead_after(number))
+        peak = max(peak, held + working_bytes(program, number, op))
+        # A view keeps all of what it shows a part of.
+        last = max(number, lives.group_last_read[number] if lives.group[number] == number else lives.last_read[number])
+        ending[last] = ending.get(last, 0) + sizes[number]
+        held -= ending.pop(number, 0)
     return peak
+
+
+def working_bytes(program: Program, number: int, op: Op) -> int:
+    """What an operation's torch kernel takes beside operands and result while it runs."""
+    if op.opcode is Opcode.MATMUL_NT:
+        return 8 * sum(program.values[value].elements for value in (*op.operands, number))
+    return 8 * WORKING_COPIES.get(op.opcode, 0) * program.values[number].elements

@@ -161,6 +161,28 @@ def test_the_bound_on_memory_covers_the_arena_and_the_states() -> None:
     assert made.arena_bytes + states <= peak_bytes(program)
 
 
+def test_the_bound_on_memory_counts_all_of_what_a_slice_keeps() -> None:
+    """Ten values of a megabyte, of each of which one element is kept until all of them are there."""
+    b = ProgramBuilder()
+    t = b.state("t", TensorType((), 8))
+    b.update("t", t)
+    kept = [
+        b.slice(
+            b.random(t, stream=stream, bits=32, shape=(2**17,)),
+            0,
+            5,
+            6,
+        )
+        for stream in range(10)
+    ]
+    total = kept[0]
+    for one in kept[1:]:
+        total = b.concat(total, one, axis=0)
+    b.state("out", total.info.type)
+    b.update("out", total)
+    assert peak_bytes(b.build()) > 10 * 2**20
+
+
 @pytest.mark.parametrize("limit", ["MOST_OPERATIONS", "MOST_KERNELS"])
 def test_a_program_too_large_to_plan_runs_on_the_torch_kernels(
     limit: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
