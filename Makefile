@@ -19,6 +19,7 @@ RUN_BROWNIE := .venv-brownie/bin/python scripts/run_brownie.py
 export PATH := $(CURDIR)/.setup/bin:$(PATH)
 
 PYTEST_ARGS ?=
+DEMO_ARGS ?=
 
 .PHONY: help setup setup-python setup-solidity setup-brownie build test test-contracts test-artefacts test-brownie \
 	test-python lint demo bench bench-exact bench-quality brownie campaign clean
@@ -62,7 +63,7 @@ lint: setup-python setup-solidity ## ruff, mypy --strict, import layers, forge f
 	scripts/forge fmt --check
 
 demo: setup-python setup-solidity ## The main job: a market, nodes and a real training task on this machine
-	$(RUN) -m scripts.demo
+	$(RUN) -m scripts.demo $(DEMO_ARGS)
 
 campaign: setup-python setup-solidity ## Long runs of fuzzers, invariants and properties (about half an hour)
 	FOUNDRY_PROFILE=deep scripts/forge test --fuzz-seed $$RANDOM$$RANDOM

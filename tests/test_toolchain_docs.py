@@ -63,6 +63,14 @@ def test_every_make_target_in_the_document_exists(path: Path) -> None:
     assert {target for line in lines for target in re.findall(r"^\s*make ([a-z-]+)", line)} <= targets
 
 
+def test_every_variable_that_people_are_told_to_give_make_reaches_a_command() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    told = "\n".join(path.read_text("utf-8") for path in (*DOCUMENTS, ROOT / "scripts" / "demo" / "__main__.py"))
+    variables = set(re.findall(r"make [a-z-]+ ([A-Z_]+)=", told))
+    assert variables >= {"DEMO_ARGS"}
+    assert all(f"$({name})" in makefile for name in variables)
+
+
 def test_a_command_that_does_not_exist_is_noticed() -> None:
     assert problem("avenue tsak list") is not None
     assert problem("avenue deploy --no-such-flag") is not None
