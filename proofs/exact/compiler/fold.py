@@ -224,7 +224,9 @@ def _series(
     )
     if not lanes:
         return _one_by_one(nodes, schedules, constants, updates, steps), []
-    values: dict[fx.Node, Any] = {node: value.reshape(()) for node, value in constants.items() if value.numel() == 1}
+    # Parts of a constant (torch.split) are a list of tensors.
+    scalars = {node: value for node, value in constants.items() if isinstance(value, torch.Tensor)}
+    values: dict[fx.Node, Any] = {node: value.reshape(()) for node, value in scalars.items() if value.numel() == 1}
     for node, leaf in schedules.items():
         counted = torch.arange(steps + 1) + int(leaf.example)
         values[node] = counted.to(torch.float64 if leaf.example.is_floating_point() else leaf.example.dtype)

@@ -252,6 +252,12 @@ def _whole_power(lo: Lowering, x: Handle, times: int) -> Handle:
     return arithmetic.mul(lo.b, even, x) if times % 2 else even
 
 
+@rule(aten.xlogy.Tensor)
+def xlogy(lo: Lowering, x: Handle, y: Handle) -> Handle:
+    """x ln y, and 0 where x is 0: the logarithm of 0 is finite here."""
+    return arithmetic.mul(lo.b, x, arithmetic.log(lo.b, y))
+
+
 # Sign, size, bounds
 
 

@@ -99,7 +99,7 @@ def trace(step: Step, params: Any, state: Any, batch: Mapping[str, Any], *, keep
     module: fx.GraphModule | None = None
     drawn = _draws_elsewhere()
     try:
-        with sdpa_kernel(SDPBackend.MATH), _told_once():
+        with sdpa_kernel(SDPBackend.MATH), _without_onednn(), _told_once():
             module = _traced(flat, leaves, keep)
             if any(_mutates(node) for node in module.graph.nodes):
                 module = _functional(module, leaves, keep)
@@ -117,6 +117,17 @@ def trace(step: Step, params: Any, state: Any, batch: Mapping[str, Any], *, keep
         _drop_mutations(module)
         module = None if brought else module
     return Trace(tuple(leaves), specs[0], specs[1], module, locator.graph, tuple(problems))
+
+
+@contextmanager
+def _without_onednn() -> Iterator[None]:
+    """An LSTM is then traced as its arithmetic, not as one operation of that library."""
+    enabled = torch._C._get_mkldnn_enabled()
+    torch._C._set_mkldnn_enabled(False)
+    try:
+        yield
+    finally:
+        torch._C._set_mkldnn_enabled(enabled)
 
 
 @contextmanager

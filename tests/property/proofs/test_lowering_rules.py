@@ -122,6 +122,7 @@ CASES: dict[str, Case] = {
     "huber": case(F.huber_loss, X, Y),
     "smooth_l1": case(F.smooth_l1_loss, X, Y),
     "bce": case(lambda a, b: F.binary_cross_entropy_with_logits(a, b.abs().clamp(max=1).detach()), X, Y),
+    "kl_div": case(lambda a, b: F.kl_div(F.log_softmax(a, 1), b.detach(), reduction="sum"), ROWS, positive(6, 48)),
     "layer_norm": case(lambda a, w, b: F.layer_norm(a, (48,), w, b), ROWS, GAIN, SHIFT, error=2**-13),
     "layer_norm_plain": case(lambda a: F.layer_norm(a, (8, 6)), ROWS.reshape(6, 8, 6), error=2**-13),
     "rms_norm": case(lambda a, w: F.rms_norm(a, (48,), w), ROWS, GAIN),

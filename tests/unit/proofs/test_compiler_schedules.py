@@ -58,6 +58,19 @@ def test_a_schedule_is_one_table_over_the_steps(counter: torch.Tensor) -> None:
         assert torch.equal(compiled.decode_state(exact)["step"], state["step"])
 
 
+def test_parts_of_a_constant_may_stand_beside_a_schedule() -> None:
+    def step(params: Any, state: Any, batch: Batch) -> Result:
+        upper, lower = torch.split(torch.arange(6.0), 3)
+        weights = params["w"] - (upper + lower) * batch["x"] / (state["step"] + 1)
+        return {"w": weights}, {"step": state["step"] + 1}, weights.sum()
+
+    example = start({"step": torch.tensor(0)})
+    compiled = compile_step(step, example, steps=STEPS)
+    exact = states_of(compiled, example, 1)[-1]
+    wanted = step(*example)[0]["w"]
+    torch.testing.assert_close(compiled.decode_params(exact)["w"], wanted, atol=1e-3, rtol=0)
+
+
 def test_a_rate_that_decays_by_itself_is_a_schedule_too() -> None:
     def step(params: Any, state: Any, batch: Batch) -> Result:
         new = {"rate": state["rate"] * 0.75}

@@ -104,11 +104,12 @@ def test_writing_to_parts_compiles_as_well() -> None:
     torch.testing.assert_close(compiled.decode_state(exact)["x"], wanted["x"], atol=1e-5, rtol=0)
 
 
-def test_a_recurrent_network_compiles_as_well() -> None:
+@pytest.mark.parametrize("cells", [nn.GRU, nn.LSTM])
+def test_a_recurrent_network_compiles_as_well(cells: Any) -> None:
     class Recurrent(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.cells = nn.GRU(2, 4, batch_first=True)
+            self.cells = cells(2, 4, batch_first=True)
             self.out = nn.Linear(4, 4)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
