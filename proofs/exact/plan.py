@@ -35,7 +35,6 @@ log = logging.getLogger(__name__)
 
 LEAST_BYTES = 1024
 """Added for each value: its planes, nine at most, lie on cache lines of their own."""
-NEVER_COPIES = frozenset({Opcode.SLICE, Opcode.CHECK})
 WORKING_COPIES = {Opcode.ISQRT: 4, Opcode.RANDOM: 5, Opcode.CHECK: 3}
 """Of the result at 64 bits, which a torch kernel makes on the way; a CHECK where it fails."""
 
@@ -117,11 +116,9 @@ def step_bytes(program: Program) -> int:
     held = peak = 0
     ending: dict[int, int] = {}
     for number, op in program.numbered_ops():
-        if op.opcode in NEVER_COPIES:
-            sizes[number] = LEAST_BYTES
         held += sizes[number]
         peak = max(peak, held + working_bytes(program, number, op))
-        # A view keeps all of what it shows a part of.
+        # A view keeps all of what it shows a part of, and counts itself: fused kernels may store it anew.
         last = max(number, lives.group_last_read[number] if lives.group[number] == number else lives.last_read[number])
         ending[last] = ending.get(last, 0) + sizes[number]
         held -= ending.pop(number, 0)
