@@ -19,7 +19,7 @@ from proofs.exact.backend.graph import Node
 from proofs.exact.backend.groups import Group
 from proofs.exact.backend.kernel_source import Fold, KernelSource, Parameter, Storage, neutral
 from proofs.exact.backend.layouts import Float64, Layout, Plain, Product, Slices, plane_dtypes
-from proofs.exact.backend.nests import ROW, Walk, lay_out
+from proofs.exact.backend.nests import ROW, SCALAR_LOOP, Walk, lay_out
 from proofs.exact.backend.phases import Phases
 from proofs.exact.backend.views import View, contiguous
 from proofs.exact.opcodes import Opcode
@@ -365,6 +365,7 @@ class _Generator:
             "  ret void",
             "}",
             'attributes #0 = { nounwind "prefer-vector-width"="512" "no-trapping-math"="true" }',
+            *SCALAR_LOOP,
             "",
         ]
         return KernelSource(symbol, "\n".join([text, *wrapper]), tuple(self._parameters), extent, tuple(self._folds))

@@ -73,6 +73,19 @@ def test_a_negative_value_is_shifted_by_the_whole_width_of_its_register() -> Non
     check_body(body, (1, 37), 32)
 
 
+def test_a_short_row_is_not_written_beyond_its_end() -> None:
+    """LLVM 22.1 stores eight bytes for the ninth where 64 bits are narrowed under a mask: another thread's row."""
+
+    def body(b: ProgramBuilder, m: Handle) -> Handle:
+        divisor = b.clamp(b.rescale(m, frac=m.frac - 41, bits=16), 1, 65536)
+        product = b.mul(b.rescale(m, frac=m.frac - 11, bits=46), b.widen(divisor, frac=divisor.frac))
+        least = b.sub(product, b.constant(1, frac=product.frac))
+        return b.saturate(b.div_floor(least, divisor), bits=1)
+
+    check_body(body, (40, 9), 57)
+    check_body(body, (3, 9), 57)
+
+
 def softmax(b: ProgramBuilder, m: Handle) -> Handle:
     """As a compiled step has it: the greatest, a table, a sum, a division."""
     axis = len(m.shape) - 1
