@@ -22,10 +22,7 @@ import numpy as np
 from llvmlite import ir
 from numba import extending, njit, types
 
-TILE_ROWS = 16
-TILE_BYTES = 64
-"""A row of a tile: 64 slices of a row of a; or four slices of each of 16 rows of b."""
-TILE_SIZE = TILE_ROWS * TILE_BYTES
+from proofs.exact.backend.amx_support import TILE_BYTES, TILE_SIZE
 
 _I8, _I64 = ir.IntType(8), ir.IntType(64)
 _POINTER = _I8.as_pointer()

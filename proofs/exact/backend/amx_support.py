@@ -25,7 +25,10 @@ _ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _XFEATURE_XTILEDATA = 158, 0x1023, 18
 _WORTH_SHARING = 2**22
 """Multiply-accumulates from which a second thread saves more than its start costs (about 20 us)."""
 _CACHE_BYTES = 2**19
-_TILE_BYTES = 1024
+TILE_ROWS = 16
+TILE_BYTES = 64
+"""A row of a tile: 64 slices of a row of a; or four slices of each of 16 rows of b."""
+TILE_SIZE = TILE_ROWS * TILE_BYTES
 
 _scratch = threading.local()
 
@@ -66,7 +69,7 @@ def packed_bytes(slices: tuple[int, int], batch: int, m: int, n: int, k: int) ->
     """What the tiles of a and of b take: whole pairs of tiles, so 2 KiB for a product of two numbers."""
     k_blocks = -(-k // 64)
     row_pairs, column_pairs = -(-m * slices[0] // 32), -(-n * slices[1] // 32)
-    return batch * row_pairs * 2 * k_blocks * _TILE_BYTES, batch * column_pairs * 2 * k_blocks * _TILE_BYTES
+    return batch * row_pairs * 2 * k_blocks * TILE_SIZE, batch * column_pairs * 2 * k_blocks * TILE_SIZE
 
 
 def multiply(slices: tuple[int, int], threads: int, a: Planes, b: Planes, out: Planes) -> None:
@@ -89,7 +92,7 @@ def multiply(slices: tuple[int, int], threads: int, a: Planes, b: Planes, out: P
     _pack(amx.PACK[str(x.dtype)[6:]], x, p, 2 * row_pairs // p, False, packed_a, parts)
     _pack(amx.PACK[str(y.dtype)[6:]], y, q, 2 * column_pairs // q, True, packed_b, parts)
     # As many columns as leave room in the second-level cache for the rows that pass by.
-    columns = max(1, _CACHE_BYTES // (2 * k_blocks * amx.TILE_SIZE))
+    columns = max(1, _CACHE_BYTES // (2 * k_blocks * TILE_SIZE))
     flat = z.view(-1).numpy()
     config = _config()
     run = amx.MULTIPLY[flat.dtype.name]

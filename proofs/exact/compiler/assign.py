@@ -19,9 +19,7 @@ class Formats:
     """Formats by node, and the words that other modules ask them by."""
 
     def __init__(self, trace: Trace, folded: Folded, calibration: Calibration, options: Options) -> None:
-        assert trace.module is not None
-        placeholders = trace.module.graph.find_nodes(op="placeholder")
-        self.leaves: dict[fx.Node, Leaf] = dict(zip(placeholders, trace.leaves, strict=True))
+        self.leaves = trace.by_node
         self.updates: dict[str, fx.Node] = dict(
             zip((leaf.name for leaf in trace.carried), folded.outputs[:-1], strict=True)
         )

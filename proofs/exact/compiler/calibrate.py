@@ -152,10 +152,8 @@ def _larger(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 class _Run:
     def __init__(self, trace: Trace, folded: Folded) -> None:
-        assert trace.module is not None
-        placeholders = trace.module.graph.find_nodes(op="placeholder")
         self.folded = folded
-        self.leaves = dict(zip(placeholders, trace.leaves, strict=True))
+        self.leaves = trace.by_node
         self.by_name = {leaf.name: node for node, leaf in self.leaves.items()}
         self.updates = dict(zip((leaf.name for leaf in trace.carried), folded.outputs[:-1], strict=True))
         self.result = Calibration()

@@ -30,10 +30,8 @@ def data_types(
     data: Mapping[str, torch.Tensor] | None,
 ) -> dict[str, DataType]:
     """What the requester said; else what the labels' bounds or the numbers themselves need."""
-    assert trace.module is not None
-    placeholders = dict(zip(trace.module.graph.find_nodes(op="placeholder"), trace.leaves, strict=True))
     chosen = {}
-    for node, leaf in placeholders.items():
+    for node, leaf in trace.by_node.items():
         if leaf.kind is not LeafKind.DATA:
             continue
         bounds = labels.get(leaf.name) or _expected_labels(node, leaf.example)

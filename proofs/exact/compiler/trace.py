@@ -67,6 +67,12 @@ class Trace:
         """What a step replaces: parameters and state."""
         return tuple(leaf for leaf in self.leaves if leaf.kind is not LeafKind.DATA)
 
+    @property
+    def by_node(self) -> dict[fx.Node, Leaf]:
+        """The leaf of each placeholder of a step that was traced to its end."""
+        assert self.module is not None
+        return dict(zip(self.module.graph.find_nodes(op="placeholder"), self.leaves, strict=True))
+
 
 def trace(step: Step, params: Any, state: Any, batch: Mapping[str, Any], *, keep: Collection[object]) -> Trace:
     """`keep`: operations that are left whole, because a lowering rule exists for them."""
